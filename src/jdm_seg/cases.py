@@ -1,0 +1,286 @@
+"""Cases, the manifests that list them, and splits by subject.
+
+A manifest is a MONAI datalist (``datalist.json``) or a CSV table with a header. Both name image and label relative to
+the manifest's folder. Fields: ``image``, ``label`` (may be missing), ``case_id`` (default: the image's file name),
+``subject_id`` (default: the case id), ``modality`` (``ct`` or ``stir``; default: the manifest's), and in CSV ``split``.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+from jdm_seg.errors import CaseNotFoundError, InputError
+from jdm_seg.volume import NIFTI_SUFFIXES, case_id_of, write_text
+
+Modality = Literal["ct", "stir"]
+MODALITIES: tuple[str, ...] = get_args(Modality)
+SPLITS = ("training", "validation", "testing")
+DATALIST = "datalist.json"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One scan, with its label if there is one.
+
+    Attributes:
+        case_id: Unique name; also the folder or file name of its results.
+        subject_id: The person; splits never part a person's scans.
+        modality: ``ct`` or ``stir``.
+        image: Path of the scan.
+        label: Path of the mask on the same grid, or None.
+    """
+
+    case_id: str
+    subject_id: str
+    modality: Modality
+    image: Path
+    label: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse ids that cannot be a file name: they become one."""
+        if not re.fullmatch(r"[\w.\-+]+", self.case_id) or self.case_id in (".", ".."):
+            raise InputError(
+                "manifest",
+                expected="case ids of letters, digits, '.', '_', '-', '+'",
+                found=f"{self.case_id!r}",
+                remedy="rename the case",
+            )
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A data set: its cases by split, in the order of the file."""
+
+    cases: dict[str, tuple[Case, ...]]
+
+    @property
+    def all(self) -> tuple[Case, ...]:
+        """Every case of every split."""
+        return tuple(case for split in SPLITS for case in self.cases.get(split, ()))
+
+
+def as_modality(value: object, where: str | Path = "modality") -> Modality:
+    """Return ``value`` as a modality.
+
+    Raises:
+        InputError: If it is none.
+    """
+    text = str(value).lower()
+    if text not in MODALITIES:
+        raise InputError(where, expected="modality ct or stir", found=repr(value), remedy="name one of the two")
+    return cast(Modality, text)
+
+
+def read_manifest(path: Path | str) -> Manifest:
+    """Read a MONAI datalist or a CSV table, or the ``datalist.json`` of a folder.
+
+    Raises:
+        InputError: If the file is not a manifest, a field is wrong, or an id occurs twice.
+        CaseNotFoundError: If the manifest or a file it names does not exist.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = path / DATALIST
+    if not path.is_file():
+        raise CaseNotFoundError(
+            path, expected="a manifest", found="no such file", remedy="see data/README.md for the layouts"
+        )
+    rows = _csv_rows(path) if path.suffix.lower() == ".csv" else _datalist_rows(path)
+    cases: dict[str, list[Case]] = {}
+    seen: set[str] = set()
+    for split, row in rows:
+        case = _case(row, path)
+        if case.case_id in seen:
+            raise InputError(
+                path, expected="every case id once", found=f"{case.case_id} twice", remedy="give the cases distinct ids"
+            )
+        seen.add(case.case_id)
+        cases.setdefault(split, []).append(case)
+    if not seen:
+        raise InputError(path, expected="at least one case", found="none", remedy="add cases to training or testing")
+    return Manifest({split: tuple(members) for split, members in cases.items()})
+
+
+def write_manifest(path: Path | str, manifest: Manifest, **fields: Any) -> None:
+    """Write a manifest whose paths are relative to its own folder.
+
+    Args:
+        path: Ending in ``.json`` (datalist) or ``.csv``.
+        manifest: The cases.
+        fields: Further top-level fields of a datalist, such as ``labels`` or ``label_rule``.
+    """
+    path = Path(path)
+    rows = {split: [_row(case, path.parent) for case in members] for split, members in manifest.cases.items()}
+    if path.suffix.lower() == ".csv":
+        lines = [",".join(("split", "case_id", "subject_id", "modality", "image", "label"))]
+        for split, members in rows.items():
+            for row in members:
+                values = (split, *(row.get(k, "") for k in ("case_id", "subject_id", "modality", "image", "label")))
+                lines.append(",".join(_quoted(value) for value in values))
+        write_text(path, "\n".join(lines) + "\n")
+        return
+    write_text(path, json.dumps({**fields, **rows}, indent=1) + "\n")
+
+
+def find_scans(folder: Path | str, modality: Modality) -> list[Case]:
+    """List the NIfTI files of a folder as cases, sorted by id.
+
+    Raises:
+        CaseNotFoundError: If the folder does not exist or holds no scan.
+        InputError: If two files claim one id (``a.nii`` and ``a.nii.gz``).
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise CaseNotFoundError(
+            folder, expected="a folder of .nii or .nii.gz scans", found="no such folder", remedy="check the path"
+        )
+    files = sorted(
+        p for p in folder.iterdir() if p.name.lower().endswith(NIFTI_SUFFIXES) and not p.name.startswith(".")
+    )
+    if not files:
+        raise CaseNotFoundError(
+            folder,
+            expected="a folder of .nii or .nii.gz scans",
+            found="none in it",
+            remedy="point at the folder that holds the scans themselves",
+        )
+    ids = [case_id_of(path) for path in files]
+    for case_id in ids:
+        if ids.count(case_id) > 1:
+            raise InputError(
+                folder, expected="every case id once", found=f"{case_id} twice", remedy="rename or remove one file"
+            )
+    return [Case(case_id, case_id, modality, path) for case_id, path in zip(ids, files, strict=True)]
+
+
+def split_by_subject(cases: Sequence[Case], fold: int, folds: int, seed: int) -> tuple[list[Case], list[Case]]:
+    """Part cases into training and validation so that nobody is in both.
+
+    Subjects are shuffled by ``seed`` and dealt to ``folds`` hands; fold ``fold`` is validation.
+
+    Args:
+        cases: All cases.
+        fold: 0 to ``folds`` - 1.
+        folds: Number of folds, at least 2.
+        seed: Shuffles the subjects; the order of ``cases`` does not matter.
+
+    Returns:
+        Training and validation cases, each in the order given.
+
+    Raises:
+        InputError: With fewer subjects than folds, or a fold out of range.
+    """
+    subjects = sorted({case.subject_id for case in cases})
+    if not 0 <= fold < folds or folds < 2:
+        raise InputError("data.fold", expected=f"0 to {folds - 1}", found=str(fold), remedy="set data.fold, data.folds")
+    if len(subjects) < folds:
+        raise InputError(
+            "data.folds",
+            expected=f"at least {folds} subjects for {folds} folds",
+            found=f"{len(subjects)}",
+            remedy="lower data.folds or add subjects",
+        )
+    random.Random(seed).shuffle(subjects)
+    held_out = set(subjects[fold::folds])
+    training = [case for case in cases if case.subject_id not in held_out]
+    return training, [case for case in cases if case.subject_id in held_out]
+
+
+def check_disjoint(training: Iterable[Case], validation: Iterable[Case]) -> None:
+    """Raise if a subject is on both sides.
+
+    Raises:
+        InputError: Naming one such subject's case.
+    """
+    known = {case.subject_id for case in training}
+    for case in validation:
+        if case.subject_id in known:
+            raise InputError(
+                case.case_id,
+                expected="every subject in one split only",
+                found="its subject in training too",
+                remedy="split by subject, or leave the splits out and set data.fold",
+            )
+
+
+def _csv_rows(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            rows = list(csv.DictReader(stream))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise _not_a_manifest(path) from error
+    return [(_split(row.get("split") or "training", path), row) for row in rows]
+
+
+def _datalist_rows(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise _not_a_manifest(path) from error
+    if not isinstance(content, dict):
+        raise _not_a_manifest(path)
+    modality = content.get("modality")
+    if isinstance(modality, dict):  # the Medical Segmentation Decathlon writes {"0": "CT"}
+        modality = next(iter(modality.values()), None)
+    rows = []
+    for key, members in content.items():
+        if key not in (*SPLITS, "test"):
+            continue
+        for entry in members:
+            # the Decathlon lists test scans as bare paths
+            row = {"image": entry} if isinstance(entry, str) else dict(entry)
+            rows.append((_split(key, path), {"modality": modality, **row}))
+    return rows
+
+
+def _split(name: str, path: Path) -> str:
+    split = {"test": "testing", "train": "training", "val": "validation"}.get(name, name)
+    if split not in SPLITS:
+        raise InputError(path, expected=f"a split of {SPLITS}", found=repr(name), remedy="rename the split")
+    return split
+
+
+def _case(row: dict[str, Any], path: Path) -> Case:
+    if not row.get("image"):
+        raise InputError(path, expected="an image in every row", found=f"{row}", remedy="add the path of the scan")
+    image = path.parent / str(row["image"])
+    label = path.parent / str(row["label"]) if row.get("label") else None
+    case_id = str(row.get("case_id") or case_id_of(image))
+    for file in (image, label):
+        if file is not None and not file.is_file():
+            raise CaseNotFoundError(
+                case_id,
+                expected=f"the file {file.name} that {path.name} names",
+                found="no such file",
+                remedy="paths are relative to the manifest; check them",
+            )
+    modality = as_modality(row.get("modality") or "ct", path)
+    return Case(case_id, str(row.get("subject_id") or case_id), modality, image, label)
+
+
+def _row(case: Case, base: Path) -> dict[str, str]:
+    row = {"case_id": case.case_id, "subject_id": case.subject_id, "modality": case.modality}
+    for key, file in (("image", case.image), ("label", case.label)):
+        if file is not None:
+            row[key] = file.relative_to(base).as_posix() if file.is_relative_to(base) else file.as_posix()
+    return row
+
+
+def _quoted(value: str) -> str:
+    return f'"{value}"' if "," in value else value
+
+
+def _not_a_manifest(path: Path) -> InputError:
+    return InputError(
+        path,
+        expected="a MONAI datalist (JSON) or a CSV table with an image column",
+        found="something else",
+        remedy="see data/README.md for both",
+    )

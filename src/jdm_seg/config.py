@@ -1,0 +1,337 @@
+"""The values of one run, as dataclasses that are checked once.
+
+Hydra composes YAML against these classes, so a misspelt key or a wrong type fails before anything starts. Below
+:func:`to_config` there is no ``DictConfig`` left. ``_target_`` appears in five groups only (network, loss, optimizer,
+callbacks, logger), where it chooses an implementation by dotted path from an allow-list.
+"""
+
+from __future__ import annotations
+
+import datetime
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from jdm_seg.errors import InputError
+
+ALLOWED_TARGETS = ("torch.nn.", "torch.optim.", "monai.", "lightning.", "jdm_seg.")
+"""Hydra alone would import and call anything, ``os.system`` aside; a config must not be a program."""
+
+RUNS_ROOT = "runs"
+LAST_CHECKPOINT = Path("checkpoints") / "last.ckpt"
+
+
+def _check(ok: bool, where: str, expected: str, found: object) -> None:
+    if not ok:
+        raise InputError(where, expected=expected, found=repr(found), remedy=f"change {where}")
+
+
+def _triple(values: Any, where: str) -> tuple[Any, Any, Any]:
+    values = tuple(values)
+    _check(len(values) == 3, where, "three values, along x, y, z", values)
+    return values[0], values[1], values[2]
+
+
+@dataclass
+class SynthesizeConfig:
+    """A synthetic data set that is made where ``data.root`` has none."""
+
+    preset: str = "smoke"
+    cases: int = 24
+    seed: int = 0
+    validation: float = 0.15
+    testing: float = 0.15
+    workers: int = 2
+
+
+@dataclass
+class DataConfig:
+    """Where cases come from and how patches are taken from them."""
+
+    root: str | None = None
+    """Folder with a ``datalist.json``, or a manifest file. Labelled cases."""
+    backgrounds: str | None = None
+    """Folder of unlabelled CT scans; deposits are inserted into their patches on the fly."""
+    synthesize: SynthesizeConfig | None = None
+    fold: int = 0
+    folds: int = 5
+    """Used where the manifest names no validation cases."""
+    patch_size: tuple[int, int, int] = (96, 96, 96)
+    batch_size: int = 2
+    patches_per_epoch: int = 200
+    foreground_share: float = 0.75
+    """Share of patches that hold a deposit: placed around one, or with deposits inserted."""
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        self.patch_size = _triple(self.patch_size, "data.patch_size")
+        _check(all(n > 0 and n % 8 == 0 for n in self.patch_size), "data.patch_size", "multiples of 8", self.patch_size)
+        _check(0 <= self.foreground_share <= 1, "data.foreground_share", "0 to 1", self.foreground_share)
+
+
+@dataclass
+class IntensityConfig:
+    """How voxel values become network input: ``low`` maps to -1 and ``high`` to 1, clipped.
+
+    ``window``: low and high are HU. ``percentile``: low and high are percentiles of the scan's own body.
+    """
+
+    kind: str = "window"
+    low: float = -200.0
+    high: float = 1300.0
+
+    def __post_init__(self) -> None:
+        """Check the rule's name and order."""
+        _check(self.kind in ("window", "percentile"), "preprocess.intensity.kind", "window or percentile", self.kind)
+        _check(self.low < self.high, "preprocess.intensity", "low below high", (self.low, self.high))
+
+
+@dataclass
+class PreprocessConfig:
+    """One preprocessing for training, validation and prediction; travels with the model."""
+
+    modality: str = "ct"
+    spacing: tuple[float, float, float] = (1.5, 1.5, 1.5)
+    intensity: IntensityConfig = field(default_factory=IntensityConfig)
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        self.spacing = _triple(self.spacing, "preprocess.spacing")
+        _check(all(s > 0 for s in self.spacing), "preprocess.spacing", "positive mm", self.spacing)
+        _check(self.modality in ("ct", "stir"), "preprocess.modality", "ct or stir", self.modality)
+
+
+@dataclass
+class AugmentConfig:
+    """Random changes of training patches. Probabilities 0 to 1."""
+
+    flip: float = 0.5
+    affine: float = 0.3
+    rotation_deg: float = 15.0
+    scale: float = 0.15
+    noise: float = 0.3
+    noise_std: float = 0.04
+    smooth: float = 0.15
+    contrast: float = 0.3
+
+
+@dataclass
+class InferenceConfig:
+    """Sliding window. ``roi_size`` null: the training patch."""
+
+    roi_size: tuple[int, int, int] | None = None
+    overlap: float = 0.25
+    batch_size: int = 1
+    threshold: float = 0.5
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        if self.roi_size is not None:
+            self.roi_size = _triple(self.roi_size, "inference.roi_size")
+        _check(0 <= self.overlap < 1, "inference.overlap", "0 to below 1", self.overlap)
+        _check(0 < self.threshold < 1, "inference.threshold", "between 0 and 1", self.threshold)
+
+
+@dataclass
+class EvaluationConfig:
+    """The protocol of lesion metrics while training; the same defaults as ``jdm-seg evaluate``."""
+
+    connectivity: int = 26
+    grouping_mm: float = 1.0
+    min_volume_mm3: float = 10.0
+
+
+@dataclass
+class TrainerConfig:
+    """Length, hardware and numerics."""
+
+    max_epochs: int = 10
+    max_minutes: float | None = None
+    accelerator: str = "auto"
+    devices: int = 1
+    precision: str = "auto"
+    """``32-true``, ``bf16-mixed``, ``16-mixed``, or ``auto``: bf16 where the hardware computes in it."""
+    gradient_clip: float = 1.0
+    warmup_steps: int = 20
+    validate_every: int = 1
+    deterministic: bool = True
+    progress: bool = True
+
+
+@dataclass
+class TrainConfig:
+    """Everything one training run depends on."""
+
+    name: str = "unnamed"
+    seed: int = 0
+    runs_root: str = RUNS_ROOT
+    run_dir: str = ""
+    ckpt: str | None = None
+    """``last``: go on with the newest run of this name (or the one in ``run_dir``); or a checkpoint's path."""
+    data: DataConfig = field(default_factory=DataConfig)
+    preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    network: dict[str, Any] = field(default_factory=dict)
+    loss: dict[str, Any] = field(default_factory=dict)
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    inference: InferenceConfig = field(default_factory=InferenceConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    callbacks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    logger: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check what no field can know alone."""
+        sources = f"root={self.data.root}, backgrounds={self.data.backgrounds}"
+        one = (self.data.root is None) != (self.data.backgrounds is None)
+        _check(one, "data", "either data.root (labelled cases) or data.backgrounds (unlabelled scans)", sources)
+
+
+def configs_folder() -> Path:
+    """Return the folder of the shipped YAML: inside the installed package, or beside ``src`` in a checkout."""
+    package = Path(__file__).parent
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parents[1] / "configs"
+
+
+def plain(value: Any) -> Any:
+    """Return dataclasses, tuples and paths as dicts, lists and strings: what JSON and checkpoints may hold."""
+    if hasattr(value, "__dataclass_fields__"):
+        return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, dict):
+        return {str(key): plain(member) for key, member in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(member) for member in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def preprocess_from(values: dict[str, Any]) -> PreprocessConfig:
+    """Rebuild the preprocessing that a checkpoint or a model folder holds as plain values."""
+    values = dict(values)
+    return PreprocessConfig(**{**values, "intensity": IntensityConfig(**values["intensity"])})
+
+
+def instantiate(spec: dict[str, Any], group: str, **arguments: Any) -> Any:
+    """Build what a ``_target_`` names.
+
+    Args:
+        spec: ``{"_target_": dotted path, **arguments}``; nested targets are built too.
+        group: Config group, for messages.
+        arguments: Added to the target's arguments.
+
+    Raises:
+        InputError: If a target is missing, outside :data:`ALLOWED_TARGETS`, unknown, or refuses its arguments.
+    """
+    import hydra.errors
+    import hydra.utils
+
+    if not isinstance(spec, dict) or "_target_" not in spec:
+        raise InputError(
+            group, expected="a _target_", found=repr(spec), remedy=f"choose a {group} from configs/{group}"
+        )
+    _check_targets(spec, group)
+    try:
+        return hydra.utils.instantiate(spec, **arguments, _convert_="all")
+    except hydra.errors.InstantiationException as error:
+        raise InputError(
+            group,
+            expected=f"a target that can be built from {spec['_target_']} and its arguments",
+            found=str(error).replace("\n", " "),
+            remedy=f"check the arguments in configs/{group}",
+        ) from error
+
+
+def _check_targets(value: Any, group: str) -> None:
+    if isinstance(value, dict):
+        target = value.get("_target_")
+        if target is not None and not str(target).startswith(ALLOWED_TARGETS):
+            raise InputError(
+                group,
+                expected=f"a _target_ that starts with one of {', '.join(ALLOWED_TARGETS)}",
+                found=repr(target),
+                remedy="use a class of these packages",
+            )
+        for member in value.values():
+            _check_targets(member, group)
+    elif isinstance(value, list | tuple):
+        for member in value:
+            _check_targets(member, group)
+
+
+def to_config(composed: Any) -> TrainConfig:
+    """Turn a composed ``DictConfig`` into checked dataclasses.
+
+    Raises:
+        InputError: If a value is out of range.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        config = OmegaConf.to_object(composed)
+    except OmegaConfBaseException as error:
+        # OmegaConf wraps what __post_init__ raises; the plain message is ours
+        if isinstance(error.__cause__, InputError):
+            raise error.__cause__ from None
+        raise InputError(
+            "config", expected="values of the right type", found=str(error), remedy="check the override"
+        ) from error
+    assert isinstance(config, TrainConfig)
+    return config
+
+
+def register() -> None:
+    """Give Hydra the schema and the resolver of run folders; calling it again changes nothing."""
+    from hydra.core.config_store import ConfigStore
+    from omegaconf import OmegaConf
+
+    ConfigStore.instance().store(name="schema", node=TrainConfig)
+    OmegaConf.register_new_resolver("run_dir", _run_dir, replace=True, use_cache=True)
+
+
+def _run_dir(root: str, name: str, ckpt: str | None) -> str:
+    """Return a new dated folder, or with ``ckpt=last`` the newest run of this name that has a checkpoint."""
+    parent = Path(root) / name
+    if ckpt == "last":
+        with_checkpoint = [folder for folder in parent.glob("*") if (folder / LAST_CHECKPOINT).is_file()]
+        if with_checkpoint:
+            return str(max(with_checkpoint, key=lambda folder: (folder / LAST_CHECKPOINT).stat().st_mtime))
+    return str(parent / datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
+
+
+def compose(overrides: list[str]) -> TrainConfig:
+    """Compose ``train.yaml`` with overrides outside a Hydra run, for tests and notebooks."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+
+    register()
+    with initialize_config_dir(str(configs_folder().resolve()), version_base="1.3"):
+        return to_config(hydra_compose("train", overrides=overrides))
+
+
+def run_with_hydra(task: Callable[[TrainConfig, Path], None], arguments: list[str]) -> None:
+    """Run ``task`` once, or once a combination with ``-m``, from Hydra's command line.
+
+    Args:
+        task: Gets the checked config and the run folder.
+        arguments: Overrides and Hydra flags, as typed.
+    """
+    import hydra
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import DictConfig
+
+    register()
+
+    @hydra.main(config_path=str(configs_folder().resolve()), config_name="train", version_base="1.3")  # type: ignore[untyped-decorator]
+    def main(composed: DictConfig) -> None:
+        task(to_config(composed), Path(HydraConfig.get().runtime.output_dir))
+
+    # hydra.main reads the command line itself and offers no other way to -m and --cfg
+    before, sys.argv = sys.argv, ["jdm-seg train", *arguments]
+    try:
+        main()
+    finally:
+        sys.argv = before

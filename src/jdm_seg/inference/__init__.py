@@ -1,0 +1,1 @@
+"""From a scan to a mask on the scan's own grid, without Lightning."""

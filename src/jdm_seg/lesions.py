@@ -1,0 +1,328 @@
+"""From a mask to lesions: which voxels belong together, how large and dense each lesion is, which lesions match.
+
+Terms:
+    lesion: one connected component of the mask after a small dilation that bridges gaps (``grouping_mm``), restricted
+        to the mask. Sheets break into pieces on a voxel grid; without grouping their count means little.
+    labels: the mask with each voxel numbered by its lesion, 0 outside, 1 for the largest.
+
+The cost of everything here follows the number of lesion voxels, not the size of the scan.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import cc3d
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import ConvexHull
+from scipy.spatial.distance import pdist
+
+from jdm_seg.errors import InputError
+from jdm_seg.mass import excess_hu
+from jdm_seg.neighbourhood import Indices, ball_steps, dilation, distance_to_outside, foreground_indices
+from jdm_seg.physics import HU_MAX
+from jdm_seg.volume import Grid, Spacing, Volume, case_id_of, read_volume, write_text
+
+CONNECTIVITY = 26
+GROUPING_MM = 1.0
+CONNECTIVITIES = (6, 18, 26)
+
+SIZE_STRATA = ("<3 mm", "3-10 mm", ">10 mm")
+"""Strata of the equivalent diameter; 3 and 10 mm belong to the middle one."""
+
+Labels = NDArray[np.unsignedinteger[Any]]
+
+
+@dataclass(frozen=True)
+class Lesion:
+    """One row of ``lesions.csv``. A field that does not apply is None and written empty.
+
+    Attributes:
+        lesion: Number, as in ``lesions.nii.gz``.
+        volume_mm3: Voxel count times voxel volume.
+        equivalent_diameter_mm: Diameter of the ball of that volume.
+        longest_axis_mm: Largest distance between two of its voxel centres; 0 for a single voxel.
+        centroid_x_mm: Mean position, RAS.
+        centroid_y_mm: Mean position, RAS.
+        centroid_z_mm: Mean position, RAS.
+        mean_hu: Mean CT number (CT only, like the next three).
+        max_hu: Largest CT number.
+        clipped_fraction: Share of its voxels at the scanner's ceiling, whose true value is unknown.
+        mass_mg_ha: Background-corrected mass in mg hydroxyapatite, see :func:`jdm_seg.mass.excess_hu`.
+        depth_mm: Distance from its nearest voxel to outside the body.
+        region: Body region; ``unknown`` without a body model.
+        side: ``left``, ``right``, ``midline`` or ``unknown``.
+        mean_probability: Mean of the network's probability over its voxels.
+    """
+
+    lesion: int
+    volume_mm3: float
+    equivalent_diameter_mm: float
+    longest_axis_mm: float
+    centroid_x_mm: float
+    centroid_y_mm: float
+    centroid_z_mm: float
+    mean_hu: float | None = None
+    max_hu: float | None = None
+    clipped_fraction: float | None = None
+    mass_mg_ha: float | None = None
+    depth_mm: float | None = None
+    region: str = "unknown"
+    side: str = "unknown"
+    mean_probability: float | None = None
+
+
+@dataclass(frozen=True)
+class LesionMatches:
+    """Which predicted lesions share voxels with which reference lesions.
+
+    Attributes:
+        pairs: Shape (P, 2): prediction number, reference number; sorted, each pair once.
+        overlap_vox: Shape (P,): voxels the pair shares.
+    """
+
+    pairs: NDArray[np.int64]
+    overlap_vox: NDArray[np.int64]
+
+    @property
+    def predictions(self) -> NDArray[np.int64]:
+        """Numbers of the predicted lesions that touch a reference lesion."""
+        return np.unique(self.pairs[:, 0])
+
+    @property
+    def references(self) -> NDArray[np.int64]:
+        """Numbers of the reference lesions that are touched."""
+        return np.unique(self.pairs[:, 1])
+
+
+def read_mask(path: Path, name: str | None = None) -> Volume:
+    """Read a mask: every value above 0 is foreground, so masks that number their lesions work too.
+
+    Args:
+        path: NIfTI file.
+        name: What messages call it; default the file's case id.
+
+    Returns:
+        Boolean volume on its own grid.
+
+    Raises:
+        InputError: If it cannot be read, or holds fractions or negative values: a probability map or a scan.
+    """
+    volume = read_volume(path)
+    name = case_id_of(path) if name is None else name
+    array = volume.array
+    if array.dtype.kind == "f" and not np.array_equal(array, np.rint(array)):
+        raise InputError(
+            name, expected="a mask of whole numbers", found="fractions", remedy="threshold the probabilities first"
+        )
+    if array.dtype.kind != "u" and array.size and array.min() < 0:
+        raise InputError(
+            name, expected="a mask", found="negative values", remedy="check that this is the mask and not the scan"
+        )
+    return Volume(array > 0, volume.affine, name, volume.header)
+
+
+def label_lesions(
+    mask: NDArray[Any], spacing: Spacing, *, connectivity: int = CONNECTIVITY, grouping_mm: float = GROUPING_MM
+) -> Labels:
+    """Number the lesions of a mask, the largest first.
+
+    A lesion is a connected component of the mask dilated by a ball (every voxel whose centre lies within
+    ``grouping_mm`` of a foreground voxel's centre), restricted to the mask. Foreground that far apart that the dilated
+    parts do not touch stays separate.
+
+    Args:
+        mask: Foreground, shape (X, Y, Z); non-zero counts.
+        spacing: Voxel size in mm.
+        connectivity: 6, 18 or 26 neighbours.
+        grouping_mm: Radius of the dilation; 0 gives plain components.
+
+    Returns:
+        Labels of the mask's shape and memory order, 1 to n by falling volume, ties by the first voxel in C order.
+        All zero for an empty mask.
+
+    Raises:
+        ValueError: For another connectivity or a negative radius.
+
+    Source: grouping before counting as in BraTS 2023 lesion-wise evaluation (rachitsaluja/BraTS-2023-Metrics).
+    """
+    if connectivity not in CONNECTIVITIES:
+        raise ValueError(f"expected connectivity to be one of {CONNECTIVITIES}, but got {connectivity}")
+    if grouping_mm < 0:
+        raise ValueError(f"expected grouping_mm to be at least 0, but got {grouping_mm}")
+    indices = foreground_indices(mask)
+    if len(indices) == 0:
+        return np.zeros_like(mask, dtype=np.uint16)
+    dilated, origin = dilation(indices, ball_steps(grouping_mm, spacing))
+    components = cc3d.connected_components(dilated, connectivity=connectivity, binary_image=True)
+    numbers = _by_falling_volume(components[tuple((indices - origin).T)])
+    labels: Labels = np.zeros_like(mask, dtype=np.uint16 if numbers.max() < 2**16 else np.uint32)
+    labels[tuple(indices.T)] = numbers
+    return labels
+
+
+def measure_lesions(
+    labels: NDArray[Any],
+    grid: Grid,
+    *,
+    image: NDArray[Any] | None = None,
+    slope_hu_per_mg: float | None = None,
+    probability: NDArray[Any] | None = None,
+    body: NDArray[np.bool_] | None = None,
+) -> list[Lesion]:
+    """Measure every lesion of a label array.
+
+    Args:
+        labels: Lesion numbers, shape (X, Y, Z), 0 outside.
+        grid: Where the labels lie.
+        image: CT numbers in HU on the same grid; None for MRI, whose HU fields and mass stay None.
+        slope_hu_per_mg: HU per mg HA / cm³ of the scan's tube voltage; None leaves the mass None.
+        probability: Network output in [0, 1] on the same grid.
+        body: Body mask on the same grid; its outside is skin and beyond, the end of the scan is not.
+
+    Returns:
+        One row per lesion by number; empty without lesions. ``mass_mg_ha`` is None for a lesion with no background
+        to measure, ``depth_mm`` when the body mask has no outside.
+    """
+    lesions = _grouped(labels)
+    if not lesions.numbers.size:
+        return []
+    volumes = np.asarray(lesions.counts * grid.voxel_volume_mm3, dtype=np.float64)
+    centroids = lesions.mean(lesions.indices) @ grid.affine[:3, :3].T + grid.affine[:3, 3]
+    columns: dict[str, list[Any] | None] = {
+        "lesion": lesions.numbers.tolist(),
+        "volume_mm3": volumes.tolist(),
+        "equivalent_diameter_mm": equivalent_diameter_mm(volumes).tolist(),
+        "longest_axis_mm": [longest_axis_mm(part, grid.affine) for part in lesions.parts()],
+        "centroid_x_mm": centroids[:, 0].tolist(),
+        "centroid_y_mm": centroids[:, 1].tolist(),
+        "centroid_z_mm": centroids[:, 2].tolist(),
+    }
+    if image is not None:
+        values = image[tuple(lesions.indices.T)].astype(np.float64)
+        columns["mean_hu"] = lesions.mean(values).tolist()
+        columns["max_hu"] = np.maximum.reduceat(values, lesions.starts).tolist()
+        columns["clipped_fraction"] = lesions.mean(values >= HU_MAX).tolist()
+        if slope_hu_per_mg is not None:
+            mg_per_hu = grid.voxel_volume_mm3 / 1000.0 / slope_hu_per_mg
+            sums = [excess_hu(labels, image, *lesion, grid.spacing) for lesion in lesions]
+            columns["mass_mg_ha"] = [None if total is None else max(0.0, total) * mg_per_hu for total in sums]
+    if probability is not None:
+        columns["mean_probability"] = lesions.mean(probability[tuple(lesions.indices.T)]).tolist()
+    if body is not None:
+        depth = distance_to_outside(body, lesions.indices, grid.spacing)
+        columns["depth_mm"] = None if depth is None else np.minimum.reduceat(depth, lesions.starts).tolist()
+    columns = {name: values for name, values in columns.items() if values is not None}
+    rows = zip(*columns.values(), strict=True)
+    return [Lesion(**dict(zip(columns, row, strict=True))) for row in rows]
+
+
+def match_lesions(prediction_labels: NDArray[Any], reference_labels: NDArray[Any]) -> LesionMatches:
+    """Pair lesions that share at least one voxel: any overlap, many to many.
+
+    Args:
+        prediction_labels: Lesion numbers, shape (X, Y, Z), 0 outside.
+        reference_labels: Lesion numbers on the same grid.
+
+    Returns:
+        The pairs; none when either side is empty.
+
+    Raises:
+        ValueError: If the shapes differ.
+    """
+    if prediction_labels.shape != reference_labels.shape:
+        raise ValueError(
+            f"expected labels of one shape, but got {prediction_labels.shape} and {reference_labels.shape}"
+        )
+    indices = tuple(foreground_indices(reference_labels).T)
+    prediction, reference = prediction_labels[indices].astype(np.int64), reference_labels[indices].astype(np.int64)
+    touched = prediction != 0
+    base = int(reference.max(initial=0)) + 1  # one number a pair: unique rows would sort twenty times slower
+    codes, overlap = np.unique(prediction[touched] * base + reference[touched], return_counts=True)
+    return LesionMatches(np.stack([codes // base, codes % base], axis=1), overlap.astype(np.int64))
+
+
+def lesion_volumes_mm3(labels: NDArray[Any], voxel_volume_mm3: float) -> NDArray[np.float64]:
+    """Return the volume of each lesion in mm³; entry 0 belongs to lesion 1."""
+    numbers = labels[tuple(foreground_indices(labels).T)].astype(np.int64)
+    return np.asarray(np.bincount(numbers)[1:] * voxel_volume_mm3, dtype=np.float64)
+
+
+def equivalent_diameter_mm(volume_mm3: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the diameter in mm of the ball of each volume."""
+    return np.cbrt(6.0 / np.pi * volume_mm3)
+
+
+def size_stratum(diameter_mm: float) -> str:
+    """Return the name in :data:`SIZE_STRATA` for an equivalent diameter in mm."""
+    return SIZE_STRATA[int(diameter_mm >= 3.0) + int(diameter_mm > 10.0)]
+
+
+def write_lesion_table(path: Path, lesions: list[Lesion]) -> None:
+    """Write ``lesions.csv``, whole or not at all. No lesions give a table with a header and no rows."""
+    buffer = io.StringIO()
+    names = [field.name for field in fields(Lesion)]
+    writer = csv.DictWriter(buffer, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(lesion) for lesion in lesions)
+    write_text(path, buffer.getvalue())
+
+
+@dataclass(frozen=True)
+class _Grouped:
+    """Lesion voxels sorted by lesion: ``indices[starts[i] : starts[i] + counts[i]]`` belong to ``numbers[i]``."""
+
+    numbers: NDArray[np.int64]
+    indices: Indices
+    starts: NDArray[np.int64]
+    counts: NDArray[np.int64]
+
+    def parts(self) -> list[Indices]:
+        return np.split(self.indices, self.starts[1:])
+
+    def mean(self, values: NDArray[Any]) -> NDArray[np.float64]:
+        total = np.add.reduceat(values.astype(np.float64, copy=False), self.starts, axis=0)
+        return np.asarray(total / (self.counts[:, None] if values.ndim == 2 else self.counts), dtype=np.float64)
+
+    def __iter__(self) -> Iterator[tuple[int, Indices]]:
+        return zip(self.numbers.tolist(), self.parts(), strict=True)
+
+
+def _grouped(labels: NDArray[Any]) -> _Grouped:
+    indices = foreground_indices(labels)
+    values = labels[tuple(indices.T)]
+    order = np.argsort(values, kind="stable")
+    numbers, starts, counts = np.unique(values[order], return_index=True, return_counts=True)
+    return _Grouped(numbers.astype(np.int64), indices[order], starts, counts)
+
+
+def _by_falling_volume(components: NDArray[Any]) -> NDArray[np.int64]:
+    """Renumber the component of each foreground voxel (in C order) by falling size, ties by first voxel."""
+    _, first, inverse, counts = np.unique(components, return_index=True, return_inverse=True, return_counts=True)
+    order = np.lexsort((first, -counts))
+    rank = np.empty(len(order), dtype=np.int64)
+    rank[order] = np.arange(1, len(order) + 1)
+    return rank[inverse]
+
+
+def longest_axis_mm(indices: Indices, affine: NDArray[np.float64]) -> float:
+    """Return the largest distance in mm between two of the voxel centres, shape (N, 3); 0 for one voxel.
+
+    Only corners of the convex hull can be that far apart; voxels in one line or plane have no hull in 3-D and are
+    treated in their own dimension.
+    """
+    points = indices @ affine[:3, :3].T
+    if len(points) > 64:
+        centred = points - points.mean(axis=0)
+        _, scale, axes = np.linalg.svd(centred.T @ centred)
+        flat = centred @ axes[np.sqrt(scale) > 1e-6 * np.sqrt(scale[0])].T
+        if flat.shape[1] == 1:
+            return float(np.ptp(flat))
+        points = flat[ConvexHull(flat).vertices]
+    return float(pdist(points).max(initial=0.0))

@@ -1,0 +1,122 @@
+"""The thing that learns: network, loss, optimizer, one step, logging. No files, no figures."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from lightning import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor
+
+from jdm_seg.config import instantiate
+from jdm_seg.inference.sliding_window import predict_logits
+from jdm_seg.losses import build_loss
+from jdm_seg.metrics.lesion import LesionProtocol, count_lesions
+from jdm_seg.metrics.voxel import dice
+from jdm_seg.networks import as_levels, build_network, foreground_logit
+from jdm_seg.synthesis.insert import IGNORE
+
+
+class SegmentationModule(LightningModule):
+    """Trains a network on patches and validates it on whole scans by the sliding window that ``predict`` uses.
+
+    All arguments are plain values, so a checkpoint loads with ``weights_only=True`` and rebuilds itself.
+    Logged: ``train/loss``, ``val/dice``, ``val/lesion_f1``, ``val/lesion_precision``,
+    ``val/lesion_recall``: a progress bar, not a result; results come from ``jdm-seg evaluate``.
+    """
+
+    def __init__(
+        self,
+        network: dict[str, Any],
+        loss: dict[str, Any],
+        optimizer: dict[str, Any],
+        preprocess: dict[str, Any],
+        inference: dict[str, Any],
+        evaluation: dict[str, Any],
+        warmup_steps: int = 20,
+    ) -> None:
+        """Build network and loss.
+
+        Args:
+            network: ``_target_`` and arguments.
+            loss: The same.
+            optimizer: The same.
+            preprocess: Plain values of ``PreprocessConfig``.
+            inference: ``roi_size``, ``overlap``, ``batch_size``, ``threshold``.
+            evaluation: Arguments of ``LesionProtocol``.
+            warmup_steps: Steps over which the learning rate rises; then it falls as a cosine to zero.
+        """
+        super().__init__()
+        self.save_hyperparameters()
+        self.network = build_network(network)
+        self.loss = build_loss(loss)
+        self._scores: list[tuple[float, int, int, int]] = []
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Map (B, 1, X, Y, Z) to logits; in training mode with deep supervision to several levels of them."""
+        result: Tensor = self.network(image)
+        return result
+
+    def training_step(self, batch: dict[str, Any], batch_index: int) -> Tensor:
+        """Return the loss of one batch of patches."""
+        loss: Tensor = self.loss(as_levels(self(batch["image"])), batch["label"])
+        size = batch["image"].shape[0]
+        self.log("train/loss", loss, on_step=True, on_epoch=False, prog_bar=True, batch_size=size)
+        return loss
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the scores of the last epoch."""
+        self._scores.clear()
+
+    def validation_step(self, batch: dict[str, Any], batch_index: int) -> None:
+        """Segment one whole scan and count its lesions."""
+        window = self.hparams["inference"]
+        logits = predict_logits(
+            batch["image"][0, 0],
+            lambda image: foreground_logit(as_levels(self(image))[0]),
+            roi_size=tuple(window["roi_size"]),
+            overlap=window["overlap"],
+            batch_size=window["batch_size"],
+        )
+        counted = (batch["label"][0, 0] != IGNORE).cpu().numpy()
+        threshold = window["threshold"]
+        prediction = (logits > math.log(threshold / (1 - threshold))).cpu().numpy() & counted
+        reference = (batch["label"][0, 0] == 1).cpu().numpy()
+        self._scores.append(self._score(prediction, reference))
+
+    def _score(self, prediction: np.ndarray[Any, Any], reference: np.ndarray[Any, Any]) -> tuple[float, int, int, int]:
+        protocol = LesionProtocol(**self.hparams["evaluation"])
+        spacing = tuple(self.hparams["preprocess"]["spacing"])
+        counts = count_lesions(prediction, reference, spacing, protocol)
+        return dice(prediction, reference), counts.tp, counts.fp, counts.fn
+
+    def on_validation_epoch_end(self) -> None:
+        """Log Dice as the mean over scans, and lesion figures pooled over them (steadier with few scans)."""
+        if not self._scores:
+            return
+        scores = np.array(self._scores, dtype=float)
+        tp, fp, fn = scores[:, 1:].sum(axis=0)
+        figures = {
+            "val/dice": np.nanmean(scores[:, 0]) if np.isfinite(scores[:, 0]).any() else 0.0,
+            "val/lesion_f1": 2 * tp / max(1.0, 2 * tp + fp + fn),
+            "val/lesion_precision": tp / max(1.0, tp + fp),
+            "val/lesion_recall": tp / max(1.0, tp + fn),
+        }
+        self.log_dict({name: float(value) for name, value in figures.items()}, prog_bar=True, batch_size=len(scores))
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """Return the optimizer with linear warm-up and cosine decay, stepped every batch."""
+        optimizer = instantiate(self.hparams["optimizer"], "optimizer", params=list(self.network.parameters()))
+        total = max(2, int(self.trainer.estimated_stepping_batches))
+        warmup = min(int(self.hparams["warmup_steps"]), total // 4)
+
+        def factor(step: int) -> float:
+            if step < warmup:
+                return (step + 1) / (warmup + 1)
+            return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, total - warmup))))
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -1,0 +1,196 @@
+"""Networks: logits out, no activation inside, and nothing here knows of training.
+
+Any MONAI network can be chosen by config (``_target_: monai.networks.nets.DynUNet``). The default is
+:class:`SpaceToDepthUNet`, which keeps every convolution off the full resolution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from jdm_seg.config import instantiate
+
+Logits = Tensor | list[Tensor]
+"""(B, C, X, Y, Z), or under deep supervision in training mode a list of it from fine to coarse."""
+
+
+def build_network(spec: dict[str, Any]) -> nn.Module:
+    """Build a network from ``{"_target_": dotted path, **arguments}``.
+
+    Args:
+        spec: Plain values only, as stored in a checkpoint or a model folder.
+
+    Returns:
+        A module that maps (B, in_channels, X, Y, Z) to :data:`Logits`.
+
+    Raises:
+        InputError: If the target is outside the allow-list or does not accept the arguments.
+    """
+    network = instantiate(spec, "network")
+    if not isinstance(network, nn.Module):
+        raise TypeError(f"{spec['_target_']} is not a torch.nn.Module")
+    return network
+
+
+def as_levels(output: Any) -> list[Tensor]:
+    """Return a network's output as a list from fine to coarse, whichever way it does deep supervision.
+
+    MONAI's DynUNet stacks its heads, all brought to full resolution, along dimension 1 while training.
+    """
+    if isinstance(output, Tensor):
+        return [output] if output.ndim == 5 else list(output.unbind(1))
+    return list(output)
+
+
+def foreground_logit(logits: Tensor, foreground: int = 1) -> Tensor:
+    """Reduce class logits to the logit of one foreground class.
+
+    Args:
+        logits: (B, C, X, Y, Z). With C = 1 the channel already is that logit.
+        foreground: Channel of the foreground class where C > 1.
+
+    Returns:
+        (B, 1, X, Y, Z) with sigmoid(result) = softmax(logits)[foreground]: one volume to resample and threshold
+        instead of C.
+    """
+    if logits.shape[1] == 1:
+        return logits
+    others = [channel for channel in range(logits.shape[1]) if channel != foreground]
+    return logits[:, foreground : foreground + 1] - torch.logsumexp(logits[:, others], dim=1, keepdim=True)
+
+
+class SpaceToDepthUNet(nn.Module):
+    """A residual 3-D U-Net that works at half resolution and answers at full resolution.
+
+    Each block of 2x2x2 voxels becomes 8 channels before the first convolution (space to depth), and the last 1x1x1
+    convolution gives 8 logits a block that are shuffled back to voxels. No layer runs at full resolution, which is
+    where a plain U-Net spends most of its time and memory; no voxel is averaged away, so single-voxel deposits
+    reach the first convolution intact.
+
+    Patch sides must be multiples of ``2 ** len(channels)``.
+
+    Source: sub-voxel shuffle after Shi et al., CVPR 2016; U-Net after Isensee et al., Nat. Methods 2021.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 1,
+        out_channels: int = 1,
+        channels: Sequence[int] = (32, 64, 128, 192),
+        norm: str = "instance",
+        deep_supervision: bool = True,
+        foreground_prior: float = 0.01,
+    ) -> None:
+        """Build the layers.
+
+        Args:
+            in_channels: Image channels.
+            out_channels: 1 for binary logits, else one per class with 0 as background.
+            channels: Width at 1/2, 1/4, … of the input resolution.
+            norm: ``instance``, ``batch`` or ``group``.
+            deep_supervision: In training mode also return logits of the coarser decoder levels.
+            foreground_prior: Initial probability of foreground. Deposits fill far less than 1 % of a scan; starting
+                near that saves the steps a network would spend on learning to say no.
+        """
+        super().__init__()
+        self.deep_supervision = deep_supervision
+        self.divisor = 2 ** len(channels)
+        self.out_channels = out_channels
+        self.stem = nn.Conv3d(8 * in_channels, channels[0], 3, padding=1, bias=False)
+        self.encoder = nn.ModuleList([_Residual(channels[0], norm)])
+        self.down = nn.ModuleList()
+        self.up = nn.ModuleList()
+        self.decoder = nn.ModuleList()
+        for fine, coarse in pairwise(channels):
+            self.down.append(nn.Conv3d(fine, coarse, 2, stride=2, bias=False))
+            self.encoder.append(_Residual(coarse, norm))
+            self.up.append(nn.ConvTranspose3d(coarse, fine, 2, stride=2, bias=False))
+            # one convolution a level: a light decoder costs no accuracy (Isensee et al., MICCAI 2024) and half the time
+            self.decoder.append(
+                nn.Sequential(
+                    nn.Conv3d(2 * fine, fine, 3, padding=1, bias=False),
+                    _norm(norm, fine),
+                    nn.LeakyReLU(0.01, inplace=True),
+                )
+            )
+        self.head = nn.Conv3d(channels[0], 8 * out_channels, 1)
+        self.coarse_heads = nn.ModuleList(
+            nn.Conv3d(width, out_channels, 1) for width in (channels[1:-1] if deep_supervision else ())
+        )
+        prior = float(torch.logit(torch.tensor(foreground_prior)))
+        for head in (self.head, *self.coarse_heads):
+            nn.init.normal_(head.weight, std=0.01)
+            # one channel: the logit itself; several: the background class leads by as much
+            nn.init.constant_(head.bias, prior if out_channels == 1 else 0.0)
+            if out_channels > 1:
+                head.bias.data.view(-1, out_channels)[:, 0] = -prior
+
+    def forward(self, image: Tensor) -> Logits:
+        """Map an image to logits.
+
+        Args:
+            image: (B, in_channels, X, Y, Z), sides divisible by :attr:`divisor`.
+
+        Returns:
+            (B, out_channels, X, Y, Z); in training mode with deep supervision a list [1/1, 1/4, 1/8, …].
+        """
+        features = self.stem(_space_to_depth(image))
+        skips: list[Tensor] = []
+        for level, block in enumerate(self.encoder):
+            if level:
+                features = self.down[level - 1](features)
+            features = block(features)
+            skips.append(features)
+        coarse: list[Tensor] = []
+        for level in reversed(range(len(self.decoder))):
+            features = self.decoder[level](torch.cat([self.up[level](features), skips[level]], dim=1))
+            if self.deep_supervision and self.training and level > 0:
+                coarse.append(self.coarse_heads[level - 1](features))
+        logits = _depth_to_space(self.head(features))
+        return [logits, *reversed(coarse)] if coarse else logits
+
+
+class _Residual(nn.Module):
+    """Two 3x3x3 convolutions with normalisation around an identity shortcut."""
+
+    def __init__(self, channels: int, norm: str) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv3d(channels, channels, 3, padding=1, bias=False)
+        self.norm1 = _norm(norm, channels)
+        self.conv2 = nn.Conv3d(channels, channels, 3, padding=1, bias=False)
+        self.norm2 = _norm(norm, channels)
+        self.act = nn.LeakyReLU(0.01, inplace=True)
+
+    def forward(self, features: Tensor) -> Tensor:
+        out = self.act(self.norm1(self.conv1(features)))
+        result: Tensor = self.act(self.norm2(self.conv2(out)) + features)
+        return result
+
+
+def _norm(kind: str, channels: int) -> nn.Module:
+    if kind == "instance":
+        return nn.InstanceNorm3d(channels, affine=True)
+    if kind == "batch":
+        return nn.BatchNorm3d(channels)
+    if kind == "group":
+        return nn.GroupNorm(min(8, channels), channels)
+    raise ValueError(f"expected norm to be instance, batch or group, but got {kind}")
+
+
+def _space_to_depth(image: Tensor) -> Tensor:
+    """(B, C, X, Y, Z) -> (B, 8 C, X/2, Y/2, Z/2)."""
+    b, c, x, y, z = image.shape
+    blocks = image.reshape(b, c, x // 2, 2, y // 2, 2, z // 2, 2)
+    return blocks.permute(0, 1, 3, 5, 7, 2, 4, 6).reshape(b, 8 * c, x // 2, y // 2, z // 2)
+
+
+def _depth_to_space(features: Tensor) -> Tensor:
+    """(B, 8 C, X, Y, Z) -> (B, C, 2 X, 2 Y, 2 Z); the inverse, with the 8 voxels of a block as the slow axis."""
+    b, c, x, y, z = features.shape
+    blocks = features.reshape(b, 2, 2, 2, c // 8, x, y, z)
+    return blocks.permute(0, 4, 5, 1, 6, 2, 7, 3).reshape(b, c // 8, 2 * x, 2 * y, 2 * z)

@@ -1,0 +1,233 @@
+"""One training run: the one place where data, module, callbacks and logger meet.
+
+A run folder holds ``config.yaml`` (resolved), ``run.json``, ``splits.json``, ``checkpoints/`` and the logs.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import warnings
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from lightning import LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
+
+from jdm_seg.cases import Case
+from jdm_seg.config import LAST_CHECKPOINT, TrainConfig, instantiate, plain
+from jdm_seg.data import CaseDataModule
+from jdm_seg.errors import CaseNotFoundError, InputError
+from jdm_seg.module import SegmentationModule
+from jdm_seg.networks import as_levels
+from jdm_seg.provenance import describe_run, now, sha256_of
+from jdm_seg.volume import write_text
+
+log = logging.getLogger(__name__)
+
+CHECKPOINTS = LAST_CHECKPOINT.parent.name
+METRICS = "metrics.csv"
+
+
+def train(config: TrainConfig, run_dir: Path) -> Path:
+    """Train one model.
+
+    Args:
+        config: Checked values.
+        run_dir: Run folder; made if missing. With ``config.ckpt`` training goes on from that checkpoint.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        InputError: If data, network or checkpoint do not fit.
+    """
+    _quiet()
+    seed_everything(config.seed, workers=True, verbose=False)
+    checkpoint = find_checkpoint(config.ckpt, run_dir)
+    inference = replace(config.inference, roi_size=config.inference.roi_size or config.data.patch_size)
+    module = SegmentationModule(
+        network=config.network,
+        loss=config.loss,
+        optimizer=config.optimizer,
+        preprocess=plain(config.preprocess),
+        inference=plain(inference),
+        evaluation=plain(config.evaluation),
+        warmup_steps=config.trainer.warmup_steps,
+    )
+    _check_patch_size(module, config.data.patch_size)
+    data = CaseDataModule(config.data, config.preprocess, config.augment, config.seed)
+    data.prepare_data()
+    training, validation = data.split()
+    run_dir.mkdir(parents=True, exist_ok=True)
+    facts = describe_run(
+        name=config.name, seed=config.seed, start=now(), precision=precision_of(config.trainer.precision)
+    )
+    facts["splits_sha256"] = _write_inputs(run_dir, config, training, validation)
+    write_text(run_dir / "run.json", json.dumps({**facts, "status": "running"}, indent=1) + "\n")
+    _keep_earlier_metrics(run_dir)
+    trainer = _build_trainer(config, run_dir)
+    # weights_only: the checkpoint holds plain values, so nothing in it can run code
+    trainer.fit(module, data, ckpt_path=None if checkpoint is None else str(checkpoint), weights_only=True)
+    facts |= {
+        "end": now(),
+        "status": "interrupted" if trainer.interrupted else "finished",
+        "epochs": trainer.current_epoch,
+        "steps": trainer.global_step,
+        "parameters": sum(p.numel() for p in module.network.parameters()),
+        "validation": {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")},
+    }
+    write_text(run_dir / "run.json", json.dumps(facts, indent=1) + "\n")
+    return run_dir
+
+
+def find_checkpoint(ckpt: str | None, run_dir: Path) -> Path | None:
+    """Return the checkpoint to go on from, or None to start afresh.
+
+    Raises:
+        CaseNotFoundError: If one was asked for and is not there.
+    """
+    if ckpt is None:
+        return None
+    path = run_dir / LAST_CHECKPOINT if ckpt == "last" else Path(ckpt)
+    if not path.is_file():
+        raise CaseNotFoundError(
+            "ckpt",
+            expected="a checkpoint to go on from",
+            found=f"none at {path}",
+            remedy="leave ckpt out to start afresh, or name a checkpoint or a run_dir that has one",
+        )
+    return path
+
+
+def precision_of(setting: str) -> str:
+    """Return Lightning's precision; ``auto`` is bf16 where the hardware computes in it, else float32."""
+    if setting != "auto":
+        return setting
+    if torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
+    return "bf16-mixed" if _cpu_has_bf16() else "32-true"
+
+
+def _cpu_has_bf16() -> bool:
+    """Tell whether the CPU multiplies in bf16 (AVX512-BF16 or AMX); elsewhere it is emulated, and slower."""
+    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(bool(getattr(torch.cpu, probe, lambda: False)()) for probe in probes)
+
+
+def _check_patch_size(module: SegmentationModule, patch_size: tuple[int, int, int]) -> None:
+    """Run the network once on an empty patch: a size it cannot halve often enough fails here, in words."""
+    module.network.eval()
+    try:
+        with torch.inference_mode():
+            shape = tuple(as_levels(module(torch.zeros(1, 1, *patch_size)))[0].shape[2:])
+    except (RuntimeError, ValueError) as error:
+        raise InputError(
+            "data.patch_size",
+            expected="sides that the network can halve as often as it has levels",
+            found=f"{patch_size} ({str(error).splitlines()[0]})",
+            remedy="use multiples of 16 or 32, or a network of fewer levels",
+        ) from error
+    finally:
+        module.network.train()
+    if shape != patch_size:
+        raise InputError(
+            "network",
+            expected=f"logits of the patch's size {patch_size}",
+            found=str(shape),
+            remedy="choose another one",
+        )
+
+
+def _write_inputs(run_dir: Path, config: TrainConfig, training: list[Case], validation: list[Case]) -> str:
+    """Write the resolved config and the splits; return the hash of the splits."""
+    write_text(run_dir / "config.yaml", yaml.safe_dump(plain(config), sort_keys=False))
+    splits = {"training": [c.case_id for c in training], "validation": [c.case_id for c in validation]}
+    write_text(run_dir / "splits.json", json.dumps(splits, indent=1) + "\n")
+    return sha256_of(run_dir / "splits.json")
+
+
+def _build_trainer(config: TrainConfig, run_dir: Path) -> Trainer:
+    settings = config.trainer
+    callbacks: list[Callback] = [instantiate(spec, "callbacks") for spec in config.callbacks.values()]
+    for callback in callbacks:
+        if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
+            callback.dirpath = str(run_dir / CHECKPOINTS)
+    bar = settings.progress and sys.stderr.isatty()
+    callbacks.append(RichProgressBar() if bar else ProgressLines())
+    loggers = [instantiate(spec, "logger", save_dir=str(run_dir)) for spec in config.logger.values()]
+    return Trainer(
+        accelerator=settings.accelerator,
+        devices=settings.devices,
+        precision=precision_of(settings.precision),  # type: ignore[arg-type]
+        max_epochs=settings.max_epochs,
+        max_time=None if settings.max_minutes is None else timedelta(minutes=settings.max_minutes),
+        gradient_clip_val=settings.gradient_clip,
+        check_val_every_n_epoch=settings.validate_every,
+        deterministic="warn" if settings.deterministic else False,
+        callbacks=callbacks,
+        logger=loggers or False,
+        default_root_dir=str(run_dir),
+        enable_progress_bar=bar,
+        enable_model_summary=False,
+        log_every_n_steps=1,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+    )
+
+
+class ProgressLines(Callback):
+    """One line after each validation, where there is no terminal to draw a bar on."""
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log epoch, loss and validation figures."""
+        figures = {key: float(value) for key, value in trainer.callback_metrics.items()}
+        log.info(
+            "epoch %d of %s: loss %.3f, validation Dice %.3f, lesion F1 %.3f",
+            trainer.current_epoch + 1,
+            trainer.max_epochs,
+            figures.get("train/loss", float("nan")),
+            figures.get("val/dice", float("nan")),
+            figures.get("val/lesion_f1", float("nan")),
+        )
+
+
+def _keep_earlier_metrics(run_dir: Path) -> None:
+    """Move the metrics of an earlier, resumed part aside: the CSV logger would delete them."""
+    current = run_dir / METRICS
+    if current.is_file():
+        part = sum(1 for _ in run_dir.glob("metrics_part*.csv")) + 1
+        current.rename(run_dir / f"metrics_part{part}.csv")
+
+
+def _quiet() -> None:
+    """Keep remarks of the training library that a user can do nothing about off the screen."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*Experiment logs directory.*")
+    warnings.filterwarnings("ignore", message=".*`isinstance.treespec, LeafSpec.`.*")
+
+
+def load_module(checkpoint: Path) -> SegmentationModule:
+    """Load a checkpoint for evaluation on the CPU; ``weights_only``: it cannot run code.
+
+    Raises:
+        InputError: If the file is not a checkpoint of this package.
+    """
+    try:
+        module: Any = SegmentationModule.load_from_checkpoint(checkpoint, map_location="cpu", weights_only=True)
+    except (RuntimeError, KeyError, TypeError, EOFError, OSError) as error:
+        raise InputError(
+            checkpoint,
+            expected="a checkpoint that jdm-seg train wrote",
+            found=str(error).splitlines()[0],
+            remedy="point at a run folder",
+        ) from error
+    module.eval()
+    result: SegmentationModule = module
+    return result

@@ -1,0 +1,147 @@
+"""The architecture, held true: imports point one way, heavy packages stay where they belong, the core needs no extra."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SRC = Path(__file__).parents[1] / "src" / "jdm_seg"
+
+# a file imports only from files above it
+ORDER = (
+    "errors",
+    "physics",
+    "volume",
+    "cases",
+    "config",
+    "provenance",
+    "model_folder",
+    "resample",
+    "body_mask",
+    "neighbourhood",
+    "synthesis.body",
+    "synthesis.calcinosis",
+    "synthesis.ct",
+    "synthesis.stir",
+    "synthesis.insert",
+    "synthesis.dataset",
+    "mass",
+    "lesions",
+    "metrics.voxel",
+    "metrics.lesion",
+    "metrics.surface",
+    "burden",
+    "evaluate",
+    "pictures",
+    "transforms",
+    "networks",
+    "losses",
+    "data",
+    "inference.sliding_window",
+    "inference.engines",
+    "inference.predict",
+    "inference.batch",
+    "module",
+    "train",
+    "export",
+    "report.page",
+    "report",
+    "demo",
+    "cli",
+)
+EXTRAS = ("wandb", "pydicom", "highdicom", "SimpleITK", "openvino", "jupytext", "nbclient")
+ONLY_IN = {
+    "nibabel": {"volume"},
+    "hydra": {"config"},
+    "omegaconf": {"config"},
+    "lightning": {"data", "module", "train"},
+}
+WITHOUT_TORCH = (
+    "volume", "cases", "lesions", "metrics.voxel", "metrics.lesion", "metrics.surface", "evaluate", "burden", "pictures",
+)  # fmt: skip
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(SRC).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports_of(path: Path) -> set[str]:
+    """Return every module that a file imports, at its top or inside a function, by full dotted name."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, f"{path}: relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def known_module(name: str, modules: set[str]) -> str | None:
+    inner = name.removeprefix("jdm_seg.")
+    while inner:
+        if inner in modules:
+            return inner
+        inner = inner.rpartition(".")[0]
+    return None
+
+
+FILES = {module_of(path): path for path in sorted(SRC.rglob("*.py"))}
+LAYERED = {name: path for name, path in FILES.items() if name not in ("", "synthesis", "metrics", "inference")}
+
+
+def test_every_module_has_a_place_in_the_order():
+    assert sorted(LAYERED) == sorted(ORDER)
+
+
+@pytest.mark.parametrize("module", ORDER)
+def test_imports_point_up(module):
+    rank = {name: place for place, name in enumerate(ORDER)}
+    for name in imports_of(LAYERED[module]):
+        if name.startswith("jdm_seg."):
+            imported = known_module(name, set(ORDER))
+            if imported is not None and imported != module:
+                assert rank[imported] < rank[module], f"{module} imports {imported}, which lies below it"
+
+
+@pytest.mark.parametrize("package", ONLY_IN)
+def test_package_stays_where_it_belongs(package):
+    users = {name for name, path in FILES.items() if any(i.split(".")[0] == package for i in imports_of(path))}
+    assert users == ONLY_IN[package]
+
+
+def run_python(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_importing_the_package_is_light():
+    heavy = run_python("import sys, jdm_seg; print([m for m in ('torch', 'monai', 'numpy') if m in sys.modules])")
+    assert heavy.strip() == "[]"
+
+
+def test_the_core_imports_without_extras():
+    """Blocks every extra, then imports every module of the package."""
+    names = [f"jdm_seg.{name}" for name in ORDER]
+    code = (
+        "import importlib, sys\n"
+        f"for name in {EXTRAS}: sys.modules[name] = None\n"
+        f"for name in {names}: importlib.import_module(name)\n"
+        "print('imported')"
+    )
+    assert run_python(code).strip() == "imported"
+
+
+def test_measuring_needs_no_torch():
+    names = [f"jdm_seg.{name}" for name in WITHOUT_TORCH]
+    code = (
+        "import importlib, sys\nsys.modules['torch'] = None\n"
+        f"for name in {names}: importlib.import_module(name)\nprint('imported')"
+    )
+    assert run_python(code).strip() == "imported"
