@@ -1,4 +1,4 @@
-"""The architecture, held true: imports point one way, heavy packages stay where they belong, the core needs no extra."""
+"""The architecture, held true: imports point one way, heavy packages stay in place, the core needs no extra."""
 
 from __future__ import annotations
 
@@ -61,8 +61,16 @@ ONLY_IN = {
     "lightning": {"data", "module", "train"},
 }
 WITHOUT_TORCH = (
-    "volume", "cases", "lesions", "metrics.voxel", "metrics.lesion", "metrics.surface", "evaluate", "burden", "pictures",
-)  # fmt: skip
+    "volume",
+    "cases",
+    "lesions",
+    "metrics.voxel",
+    "metrics.lesion",
+    "metrics.surface",
+    "evaluate",
+    "burden",
+    "pictures",
+)
 
 
 def module_of(path: Path) -> str:

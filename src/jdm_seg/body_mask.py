@@ -93,8 +93,8 @@ def outline_body(array: NDArray[Any], spacing: Spacing, modality: str) -> NDArra
     """Find the body with its skin line at full resolution, for measuring depth.
 
     Voxels within one coarse step of the coarse outline are decided one by one at full resolution; farther inside,
-    everything is body, whatever air it holds. A table that touches the skin counts as body, so depth above it is too
-    large.
+    everything is body, whatever air it holds (but not lung under a chest wall thinner than about 8 mm). A table that
+    touches the skin counts as body, so depth above it is too large.
 
     Args:
         array: Scan, shape (X, Y, Z): HU for ``ct``, any unit for ``stir``.

@@ -237,9 +237,9 @@ def estimate_noise_hu(image: NDArray[Any], exclude: NDArray[np.bool_], grid: Gri
         SD in HU; None when fewer than 100 pairs qualify.
     """
     axis = next(i for i, code in enumerate(grid.orientation) if code in "SI")
-    planes = np.linspace(0, image.shape[axis] - 1, min(_NOISE_PLANES, image.shape[axis])).astype(int)
-    hu = np.take(image, planes, axis=axis).astype(np.float32)
-    usable = ~np.take(exclude, planes, axis=axis)
+    every = -(-image.shape[axis] // _NOISE_PLANES)
+    planes = (slice(None),) * axis + (slice(None, None, every),)  # a view: only these slices are read
+    hu, usable = image[planes].astype(np.float32), ~exclude[planes]
     along = 0 if axis != 0 else 1
     first = tuple(slice(None, -_NOISE_LAG) if i == along else slice(None) for i in range(3))
     second = tuple(slice(_NOISE_LAG, None) if i == along else slice(None) for i in range(3))
@@ -336,8 +336,8 @@ def _total(lesions: Iterable[Lesion], is_ct: bool) -> dict[str, Any]:
     rows = list(lesions)
     return {
         "lesion_count": len(rows),
-        "volume_ml": sum(row.volume_mm3 for row in rows) / 1000.0,
-        "mass_mg_ha": sum(row.mass_mg_ha or 0.0 for row in rows) if is_ct else None,
+        "volume_ml": sum((row.volume_mm3 for row in rows), 0.0) / 1000.0,
+        "mass_mg_ha": sum((row.mass_mg_ha or 0.0 for row in rows), 0.0) if is_ct else None,
     }
 
 

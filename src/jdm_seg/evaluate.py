@@ -274,7 +274,7 @@ def _failed(case_id: str, reference: NDArray[np.bool_], grid: Grid, protocol: Le
     matched = _match(np.zeros_like(reference), reference, grid, protocol)
     counts = matched.count(protocol)
     figures = dict.fromkeys(FIGURES, math.nan) | dict.fromkeys(_FAILED_SCORES, 0.0)
-    figures |= {"lesion_tp": 0.0, "lesion_fn": float(counts.fn), "lesion_recall": counts.recall}
+    figures |= {"lesion_tp": 0, "lesion_fn": counts.fn, "lesion_recall": counts.recall}
     figures |= {
         "volume_reference_ml": volume_ml(reference, grid.voxel_volume_mm3),
         "false_negative_volume_ml": matched.false_negative_ml,

@@ -50,8 +50,11 @@ class MultiLevelLoss(nn.Module):
             here, known = (
                 F.adaptive_avg_pool3d(t, size) if tuple(t.shape[2:]) != size else t for t in (target, counted)
             )
-            masked = torch.where(known > 0.5, logits.float(), _silent(logits))
-            total = total + weight * self.loss(masked, here * (known > 0.5))
+            counts = known > 0.5
+            silent, background = _background(logits)
+            total = total + weight * self.loss(
+                torch.where(counts, logits.float(), silent), torch.where(counts, here, background)
+            )
         return total / sum(weights)
 
 
@@ -65,9 +68,10 @@ def _targets(label: Tensor, channels: int) -> tuple[Tensor, Tensor]:
     return one_hot.float(), counted
 
 
-def _silent(logits: Tensor) -> Tensor:
-    """Return logits that say background with certainty."""
+def _background(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Return logits that say background with certainty, and the target that agrees with them."""
     silent = torch.full_like(logits, -_FAR, dtype=torch.float32)
+    target = torch.zeros_like(silent)
     if logits.shape[1] > 1:
-        silent[:, 0] = _FAR
-    return silent
+        silent[:, 0], target[:, 0] = _FAR, 1
+    return silent, target

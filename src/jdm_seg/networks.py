@@ -6,6 +6,7 @@ Any MONAI network can be chosen by config (``_target_: monai.networks.nets.DynUN
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -178,7 +179,7 @@ def _norm(kind: str, channels: int) -> nn.Module:
     if kind == "batch":
         return nn.BatchNorm3d(channels)
     if kind == "group":
-        return nn.GroupNorm(min(8, channels), channels)
+        return nn.GroupNorm(math.gcd(8, channels), channels)
     raise ValueError(f"expected norm to be instance, batch or group, but got {kind}")
 
 

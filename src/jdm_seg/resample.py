@@ -1,4 +1,4 @@
-"""Separable linear resampling between voxel lattices, exact in its coordinates.
+"""Separable linear resampling between voxel lattices, centred to a few hundredths of a voxel.
 
 Each axis is a small matrix of weights, so one function serves up- and down-sampling, any spacing, and the way back.
 Going to coarser voxels the triangle widens with them, which keeps a bright voxel from falling between samples.

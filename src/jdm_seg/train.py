@@ -73,17 +73,27 @@ def train(config: TrainConfig, run_dir: Path) -> Path:
     _keep_earlier_metrics(run_dir)
     trainer = _build_trainer(config, run_dir)
     # weights_only: the checkpoint holds plain values, so nothing in it can run code
-    trainer.fit(module, data, ckpt_path=None if checkpoint is None else str(checkpoint), weights_only=True)
-    facts |= {
+    status = "failed"
+    try:
+        trainer.fit(module, data, ckpt_path=None if checkpoint is None else str(checkpoint), weights_only=True)
+        status = "finished"
+    finally:
+        interrupted = status == "failed" and trainer.interrupted
+        facts |= _outcome(trainer, module, "interrupted" if interrupted else status)
+        write_text(run_dir / "run.json", json.dumps(facts, indent=1) + "\n")
+    return run_dir
+
+
+def _outcome(trainer: Trainer, module: SegmentationModule, status: str) -> dict[str, Any]:
+    """Return what a run came to, for ``run.json``."""
+    return {
         "end": now(),
-        "status": "interrupted" if trainer.interrupted else "finished",
+        "status": status,
         "epochs": trainer.current_epoch,
         "steps": trainer.global_step,
         "parameters": sum(p.numel() for p in module.network.parameters()),
         "validation": {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")},
     }
-    write_text(run_dir / "run.json", json.dumps(facts, indent=1) + "\n")
-    return run_dir
 
 
 def find_checkpoint(ckpt: str | None, run_dir: Path) -> Path | None:

@@ -15,9 +15,10 @@ ANGLE = np.deg2rad(20)
 ROTATION = np.array([[np.cos(ANGLE), -np.sin(ANGLE), 0], [np.sin(ANGLE), np.cos(ANGLE), 0], [0, 0, 1]])
 
 
-def affine_of(
-    spacing=(0.9, 1.1, 2.5), axes=((1, 0, 0), (0, 1, 0), (0, 0, 1)), rotation=np.eye(3), origin=(3.3, -7.7, 11.1)
-):
+IDENTITY = np.eye(3)
+
+
+def affine_of(spacing=(0.9, 1.1, 2.5), axes=IDENTITY, rotation=IDENTITY, origin=(3.3, -7.7, 11.1)):
     affine = np.eye(4)
     affine[:3, :3] = rotation @ np.array(axes, float).T @ np.diag(spacing)
     affine[:3, 3] = origin

@@ -61,13 +61,16 @@ def predict_logits(
 
 
 def gaussian_importance(roi_size: tuple[int, int, int]) -> Tensor:
-    """Return the weight of each voxel of a window: 1 at the centre, at least 1e-3 at the corners."""
+    """Return the weight of each voxel of a window: a Gaussian around its centre, at least 1e-3 at the corners.
+
+    The same weights as MONAI's ``mode="gaussian", sigma_scale=0.125``.
+    """
     axes = []
     for n in roi_size:
         at = torch.arange(n, dtype=torch.float32) - (n - 1) / 2
         axes.append(torch.exp(-0.5 * (at / (n / 8)) ** 2))
     weights = axes[0][:, None, None] * axes[1][None, :, None] * axes[2][None, None, :]
-    return (weights / weights.max()).clamp_min(1e-3)
+    return weights.clamp_min(1e-3)
 
 
 def _starts(extent: int, window: int, overlap: float) -> list[int]:

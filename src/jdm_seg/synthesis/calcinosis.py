@@ -25,6 +25,8 @@ PATTERNS = ("nodule", "plaque", "sheet", "tumoral", "net", "granular")
 LABEL_RULE = "1 where calcinosis fills at least half of the voxel, else 0"
 _SUPERSAMPLING_MM = 0.45
 """Edge of the sub-voxels that measure how much of a border voxel a deposit fills."""
+_ROUGHEST = 1.5
+"""Largest outline of a deposit over its radius."""
 _FAR_MM = 6.0
 """Farther outside than any border voxel's sub-voxels reach."""
 
@@ -225,7 +227,7 @@ def render_deposits(deposits: tuple[Deposit, ...], host: Host) -> Calcinosis:
 
 
 def _box_of(deposit: Deposit, host: Host) -> tuple[slice, slice, slice]:
-    reach = 1.4 * deposit.radius + 2
+    reach = _ROUGHEST * deposit.radius + deposit.thickness
     low, high = (
         [int(np.floor((c + sign * reach) / s)) for c, s in zip(deposit.centre, host.spacing, strict=True)]
         for sign in (-1, 1)
@@ -266,7 +268,8 @@ def _field_of(deposit: Deposit, host: Host) -> Field:
     rng = np.random.default_rng(deposit.seed)
 
     def ball(points: FloatArray) -> FloatArray:
-        roughness = 1 + 0.3 * _noise(points, deposit.seed, max(3.0, 0.6 * deposit.radius))
+        rough = 0.3 * _noise(points, deposit.seed, max(3.0, 0.6 * deposit.radius))
+        roughness = np.clip(1 + rough, 2 - _ROUGHEST, _ROUGHEST)
         result: FloatArray = np.linalg.norm(points - centre, axis=1) - deposit.radius * roughness
         return result
 

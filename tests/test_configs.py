@@ -1,0 +1,86 @@
+"""Every shipped YAML composes; wrong values fail at the start and say why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from jdm_seg.config import compose, configs_folder, instantiate, plain, preprocess_from
+from jdm_seg.errors import InputError
+from jdm_seg.losses import build_loss
+from jdm_seg.networks import as_levels, build_network
+
+GROUPS = sorted(
+    (path.parent.name, path.stem) for path in configs_folder().glob("*/*.yaml") if path.parent.name != "experiment"
+)
+EXPERIMENTS = sorted(path.stem for path in (configs_folder() / "experiment").glob("*.yaml"))
+GIVEN = {
+    ("data", "labelled"): ["data.root=somewhere"],
+    ("data", "backgrounds"): ["data.backgrounds=somewhere"],
+    ("experiment", "ct_inserted"): ["data.backgrounds=somewhere"],
+}
+
+
+@pytest.mark.parametrize(("group", "name"), GROUPS)
+def test_every_group_file_composes(group, name):
+    config = compose([f"{group}={name}", *GIVEN.get((group, name), [])])
+    assert plain(config)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_names_itself(name):
+    config = compose([f"experiment={name}", *GIVEN.get(("experiment", name), [])])
+    assert config.name == name
+    assert preprocess_from(plain(config.preprocess)) == config.preprocess
+
+
+@pytest.mark.parametrize("name", [name for group, name in GROUPS if group == "network"])
+@pytest.mark.parametrize("loss", [name for group, name in GROUPS if group == "loss"])
+def test_every_network_and_loss_takes_a_step(name, loss):
+    config = compose([f"network={name}", f"loss={loss}"])
+    network = build_network(config.network)
+    image = torch.randn(1, 1, 32, 32, 32)
+    label = (torch.rand(1, 1, 32, 32, 32) > 0.9).to(torch.uint8)
+    value = build_loss(config.loss)(as_levels(network(image)), label)
+    value.backward()
+    assert torch.isfinite(value)
+
+
+@pytest.mark.parametrize("name", [name for group, name in GROUPS if group == "optimizer"])
+def test_every_optimizer_is_built(name):
+    parameters = [torch.nn.Parameter(torch.zeros(2))]
+    assert isinstance(
+        instantiate(compose([f"optimizer={name}"]).optimizer, "optimizer", params=parameters), torch.optim.Optimizer
+    )
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["data.patch_size=[64,64]"], "data.patch_size: expected three values"),
+        (["data.patch_size=[64,64,65]"], "data.patch_size: expected multiples of 8"),
+        (["preprocess.spacing=[1,1,0]"], "preprocess.spacing: expected positive mm"),
+        (["preprocess.modality=pet"], "preprocess.modality: expected ct or stir, found 'pet'"),
+        (["preprocess.intensity.low=2000"], "preprocess.intensity: expected low below high"),
+        (["inference.threshold=1.5"], "inference.threshold: expected between 0 and 1"),
+        (["data.backgrounds=x"], r"data: expected either data\.root"),
+        (["data.foreground_share=2"], "data.foreground_share: expected 0 to 1"),
+    ],
+)
+def test_values_out_of_range_are_named(overrides, message):
+    with pytest.raises(InputError, match=message):
+        compose(overrides)
+
+
+@pytest.mark.parametrize(
+    "override", ["trainer.max_epoch=3", "trainer.max_epochs=three", "experiment=nope", "network=nope"]
+)
+def test_misspelt_overrides_fail_at_composition(override):
+    with pytest.raises(Exception, match=r"(max_epoch|three|nope)"):
+        compose([override])
+
+
+def test_configs_are_found_from_the_checkout():
+    assert configs_folder().resolve() == Path(__file__).parents[1] / "configs"

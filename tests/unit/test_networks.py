@@ -1,0 +1,103 @@
+"""The space-to-depth U-Net and the reduction of classes to one logit."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from jdm_seg.errors import InputError
+from jdm_seg.networks import (
+    SpaceToDepthUNet,
+    _depth_to_space,
+    _space_to_depth,
+    as_levels,
+    build_network,
+    foreground_logit,
+)
+
+SMALL = {"_target_": "jdm_seg.networks.SpaceToDepthUNet", "channels": [8, 12, 16]}
+
+
+def test_space_to_depth_moves_every_voxel_once():
+    image = torch.arange(2 * 4 * 6 * 8.0).reshape(1, 2, 4, 6, 8)
+    blocks = _space_to_depth(image)
+    assert blocks.shape == (1, 16, 2, 3, 4)
+    # by hand: channel 0, offset (1, 0, 1) of block (1, 2, 3) is voxel (3, 4, 7)
+    assert blocks[0, 0b101, 1, 2, 3] == image[0, 0, 3, 4, 7]
+    assert sorted(blocks.flatten().tolist()) == sorted(image.flatten().tolist())
+
+
+def test_depth_to_space_is_the_inverse():
+    image = torch.randn(2, 1, 4, 6, 8)
+    assert torch.equal(_depth_to_space(_space_to_depth(image)), image)
+
+
+def test_depth_to_space_keeps_channels_apart():
+    features = torch.zeros(1, 16, 1, 1, 1)
+    features[0, 2 * 5 + 1] = 1  # offset 5 = (1, 0, 1), class 1
+    voxels = _depth_to_space(features)
+    assert voxels.shape == (1, 2, 2, 2, 2)
+    assert voxels.nonzero().tolist() == [[0, 1, 1, 0, 1]]
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+@pytest.mark.parametrize("norm", ["instance", "batch", "group"])
+def test_output_has_the_inputs_size_and_starts_near_the_prior(classes, norm):
+    network = build_network({**SMALL, "out_channels": classes, "norm": norm}).eval()
+    image = torch.randn(2, 1, 16, 24, 32)
+    logits = network(image)
+    assert logits.shape == (2, classes, 16, 24, 32)
+    probability = torch.sigmoid(foreground_logit(logits))
+    assert 0.003 < probability.mean() < 0.03
+
+
+def test_deep_supervision_answers_while_training_only():
+    network = build_network(SMALL)
+    image = torch.randn(1, 1, 32, 32, 32)
+    assert [tuple(level.shape[2:]) for level in as_levels(network(image))] == [(32,) * 3, (8,) * 3]
+    assert len(as_levels(network.eval()(image))) == 1
+
+
+def test_every_weight_learns():
+    network = build_network(SMALL)
+    sum(level.square().mean() for level in as_levels(network(torch.randn(1, 1, 32, 32, 32)))).backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in network.parameters())
+
+
+def test_the_default_has_the_size_the_readme_says():
+    count = sum(p.numel() for p in SpaceToDepthUNet().parameters())
+    assert 4.5e6 < count < 5.2e6
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_foreground_logit_is_the_softmax_in_logit_form(classes):
+    logits = torch.randn(2, classes, 3, 3, 3, dtype=torch.float64)
+    expected = torch.softmax(logits, dim=1)[:, 1:2]
+    assert torch.allclose(torch.sigmoid(foreground_logit(logits)), expected)
+
+
+def test_monai_networks_answer_in_levels_too():
+    spec = {
+        "_target_": "monai.networks.nets.DynUNet", "spatial_dims": 3, "in_channels": 1, "out_channels": 1,
+        "kernel_size": [3, 3, 3, 3], "strides": [1, 2, 2, 2], "upsample_kernel_size": [2, 2, 2],
+        "filters": [4, 8, 8, 8], "deep_supervision": True, "deep_supr_num": 2,
+    }  # fmt: skip
+    network = build_network(spec)
+    levels = as_levels(network(torch.randn(1, 1, 32, 32, 32)))
+    assert len(levels) == 3
+    assert all(level.shape[:2] == (1, 1) for level in levels)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"_target_": "os.system", "command": "true"}, "a _target_ that starts with one of"),
+        ({"_target_": "monai.networks.nets.NoSuchNet"}, "a target that can be built"),
+        ({**SMALL, "chanels": 3}, "a target that can be built"),
+        ({"channels": 3}, "expected a _target_"),
+        ({**SMALL, "extra": {"_target_": "subprocess.run"}}, "a _target_ that starts with one of"),
+    ],
+)
+def test_a_wrong_network_is_named(spec, message):
+    with pytest.raises(InputError, match=message):
+        build_network(spec)
