@@ -25,7 +25,7 @@ from jdm_seg.train import load_module, train
 from jdm_seg.volume import Volume, read_volume, write_volume
 
 SMALL = [
-    "network.channels=[12,24,32]",
+    "network.channels=[16,32]",
     "data.patch_size=[32,32,32]",
     "trainer.accelerator=cpu",
     "trainer.precision=32-true",
@@ -71,7 +71,7 @@ def run(phantom, tmp_path_factory) -> Path:
     """A network that has learnt the phantom."""
     folder = tmp_path_factory.mktemp("runs") / "learnt"
     config = run_config(
-        phantom, folder, "data.patches_per_epoch=48", "trainer.max_epochs=5", "optimizer.lr=3e-3", "augment=none"
+        phantom, folder, "data.patches_per_epoch=60", "trainer.max_epochs=5", "optimizer.lr=1e-2", "augment=none"
     )
     return train(config, folder)
 
@@ -98,7 +98,7 @@ def test_a_run_folder_tells_what_made_it(run):
     assert {"config.yaml", "run.json", "splits.json", "checkpoints", "metrics.csv"} <= names
     facts = json.loads((run / "run.json").read_text())
     assert facts["status"] == "finished"
-    assert facts["steps"] == 5 * 24
+    assert facts["steps"] == 5 * 30
     assert facts["seed"] == 0
     assert facts["packages"]["torch"]
     assert json.loads((run / "splits.json").read_text()) == {"training": ["p0"], "validation": ["p1"]}

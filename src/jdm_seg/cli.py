@@ -96,10 +96,7 @@ def train(context: typer.Context) -> None:
     def task(config: TrainConfig, run_dir: Path) -> None:
         from jdm_seg.train import train as run
 
-        try:
-            print(f"run folder: {run(config, run_dir)}")
-        except InputError as error:
-            _fail(error)
+        print(f"run folder: {os.path.relpath(run(config, run_dir))}")
 
     _log_to_stderr(quiet=False)
     run_with_hydra(task, context.args)
@@ -146,11 +143,12 @@ def predict(
     quiet: Quiet = False,
 ) -> None:
     """Segment and measure scans. Complete cases are kept, so an interrupted batch goes on where it stopped."""
-    from jdm_seg.inference.batch import predict_batch, scans_of
-    from jdm_seg.inference.predict import PredictSettings, ScanPredictor
     from jdm_seg.model_folder import open_model
 
-    folder = open_model(model)
+    folder = open_model(model)  # before the slow imports: a misspelt name is answered at once
+    from jdm_seg.inference.batch import predict_batch, scans_of
+    from jdm_seg.inference.predict import PredictSettings, ScanPredictor
+
     scans = scans_of(source, folder.spec.preprocess.modality)
     settings = PredictSettings(engine, device, precision, threshold, overlap)
     predictor = ScanPredictor(folder, settings)

@@ -318,16 +318,23 @@ def run_with_hydra(task: Callable[[TrainConfig, Path], None], arguments: list[st
     Args:
         task: Gets the checked config and the run folder.
         arguments: Overrides and Hydra flags, as typed.
+
+    Raises:
+        InputError: The first of those that jobs ended with, after all jobs have run.
     """
     import hydra
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import DictConfig
 
     register()
+    mistakes: list[InputError] = []
 
     @hydra.main(config_path=str(configs_folder().resolve()), config_name="train", version_base="1.3")  # type: ignore[untyped-decorator]
     def main(composed: DictConfig) -> None:
-        task(to_config(composed), Path(HydraConfig.get().runtime.output_dir))
+        try:
+            task(to_config(composed), Path(HydraConfig.get().runtime.output_dir))
+        except InputError as error:  # Hydra would print a traceback around the message
+            mistakes.append(error)
 
     # hydra.main reads the command line itself and offers no other way to -m and --cfg
     before, sys.argv = sys.argv, ["jdm-seg train", *arguments]
@@ -335,3 +342,5 @@ def run_with_hydra(task: Callable[[TrainConfig, Path], None], arguments: list[st
         main()
     finally:
         sys.argv = before
+    if mistakes:
+        raise mistakes[0]

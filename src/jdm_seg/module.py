@@ -24,8 +24,8 @@ class SegmentationModule(LightningModule):
     """Trains a network on patches and validates it on whole scans by the sliding window that ``predict`` uses.
 
     All arguments are plain values, so a checkpoint loads with ``weights_only=True`` and rebuilds itself.
-    Logged: ``train/loss``, ``val/dice``, ``val/lesion_f1``, ``val/lesion_precision``,
-    ``val/lesion_recall``: a progress bar, not a result; results come from ``jdm-seg evaluate``.
+    Logged: ``train/loss``, ``val/dice``, ``val/lesion_f1``, ``val/lesion_precision``, ``val/lesion_recall``, and as
+    ``val/score`` the mean of F1 and Dice: a progress bar, not a result; results come from ``jdm-seg evaluate``.
     """
 
     def __init__(
@@ -99,9 +99,13 @@ class SegmentationModule(LightningModule):
             return
         scores = np.array(self._scores, dtype=float)
         tp, fp, fn = scores[:, 1:].sum(axis=0)
+        dice_mean = np.nanmean(scores[:, 0]) if np.isfinite(scores[:, 0]).any() else 0.0
+        f1 = 2 * tp / max(1.0, 2 * tp + fp + fn)
         figures = {
-            "val/dice": np.nanmean(scores[:, 0]) if np.isfinite(scores[:, 0]).any() else 0.0,
-            "val/lesion_f1": 2 * tp / max(1.0, 2 * tp + fp + fn),
+            "val/dice": dice_mean,
+            "val/lesion_f1": f1,
+            # what checkpoints are chosen by: lesions first, and outlines among equals
+            "val/score": (f1 + dice_mean) / 2,
             "val/lesion_precision": tp / max(1.0, tp + fp),
             "val/lesion_recall": tp / max(1.0, tp + fn),
         }

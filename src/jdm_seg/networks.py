@@ -125,7 +125,6 @@ class SpaceToDepthUNet(nn.Module):
         )
         prior = float(torch.logit(torch.tensor(foreground_prior)))
         for head in (self.head, *self.coarse_heads):
-            nn.init.normal_(head.weight, std=0.01)
             # one channel: the logit itself; several: the background class leads by as much
             nn.init.constant_(head.bias, prior if out_channels == 1 else 0.0)
             if out_channels > 1:

@@ -73,13 +73,15 @@ def train(config: TrainConfig, run_dir: Path) -> Path:
     _keep_earlier_metrics(run_dir)
     trainer = _build_trainer(config, run_dir)
     # weights_only: the checkpoint holds plain values, so nothing in it can run code
-    status = "failed"
+    status = "interrupted"
     try:
         trainer.fit(module, data, ckpt_path=None if checkpoint is None else str(checkpoint), weights_only=True)
         status = "finished"
+    except Exception:
+        status = "failed"
+        raise
     finally:
-        interrupted = status == "failed" and trainer.interrupted
-        facts |= _outcome(trainer, module, "interrupted" if interrupted else status)
+        facts |= _outcome(trainer, module, status)
         write_text(run_dir / "run.json", json.dumps(facts, indent=1) + "\n")
     return run_dir
 
