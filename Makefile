@@ -38,7 +38,7 @@ bench: $(STAMP) ## timings, as ratios within one run
 	$(BIN)/python scripts/bench.py
 
 notebooks: $(STAMP) ## build the .ipynb from their .py sources, executed
-	$(BIN)/jupytext --to ipynb --execute notebooks/*.py
+	$(BIN)/python scripts/build_notebooks.py
 
 wheel: $(STAMP) ## dist/*.whl
 	$(BIN)/python -m build --wheel
