@@ -54,8 +54,8 @@ for axes, (modality, case) in zip(rows, cases.items(), strict=True):
 #
 # ## Measure with the true mask
 #
-# `mass_mg_ha` sums the CT numbers above the local background, so it does not depend on where a threshold cuts the blurred
-# edge. The synthesis knows the tube voltage; in your own scans pass it with `--kv`.
+# `mass_mg_ha` sums the CT numbers above the local background, so it does not depend on where a threshold cuts the
+# blurred edge. The synthesis knows the tube voltage; in your own scans pass it with `--kv`.
 
 # %%
 case = cases["ct"]

@@ -153,3 +153,16 @@ def test_measuring_needs_no_torch():
         f"for name in {names}: importlib.import_module(name)\nprint('imported')"
     )
     assert run_python(code).strip() == "imported"
+
+
+def test_a_logger_without_its_package_says_what_to_install():
+    code = (
+        "from jdm_seg.config import compose, instantiate\n"
+        "from jdm_seg.errors import InputError\n"
+        "import lightning.pytorch.loggers.wandb as module\n"
+        "from lightning_utilities.core.imports import RequirementCache\n"
+        "module._WANDB_AVAILABLE = RequirementCache('wandb>=999')\n"
+        "try:\n    instantiate(compose(['logger=wandb']).logger['wandb'], 'logger', save_dir='.')\n"
+        "except InputError as error:\n    print(error)"
+    )
+    assert "found wandb not installed; pip install wandb" in run_python(code)

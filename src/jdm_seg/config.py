@@ -8,6 +8,7 @@ callbacks, logger), where it chooses an implementation by dotted path from an al
 from __future__ import annotations
 
 import datetime
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
@@ -236,12 +237,24 @@ def instantiate(spec: dict[str, Any], group: str, **arguments: Any) -> Any:
     try:
         return hydra.utils.instantiate(spec, **arguments, _convert_="all")
     except hydra.errors.InstantiationException as error:
+        package = _missing_package(error)
+        remedy = f"pip install {package}" if package else f"check the arguments in configs/{group}"
         raise InputError(
             group,
             expected=f"a target that can be built from {spec['_target_']} and its arguments",
-            found=str(error).replace("\n", " "),
-            remedy=f"check the arguments in configs/{group}",
+            found=f"{package} not installed" if package else str(error).replace("\n", " "),
+            remedy=remedy,
         ) from error
+
+
+def _missing_package(error: BaseException | None) -> str | None:
+    """Return the package whose absence is behind an error, or None."""
+    while error is not None:
+        if isinstance(error, ModuleNotFoundError):
+            # Lightning raises it with a sentence and no name: Requirement 'wandb>=0.12.10' not met
+            return error.name or re.split(r"[<>=']", str(error).partition("'")[2])[0]
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _check_targets(value: Any, group: str) -> None:

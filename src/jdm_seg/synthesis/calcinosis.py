@@ -85,7 +85,7 @@ class Priors:
     count_dispersion: float = 1.1
     median_mm3: float = 210.0
     sigma: float = 1.5
-    calcium: tuple[float, float] = (90.0, 1100.0)
+    calcium: tuple[float, float] = (120.0, 1100.0)
     weights: tuple[float, ...] = (0.3, 0.2, 0.2, 0.1, 0.1, 0.1)
     mixed: float = 0.8
 
