@@ -201,6 +201,20 @@ def test_a_batch_goes_on_past_bad_scans_and_keeps_what_is_complete(model, phanto
     assert {"read", "preprocess", "network", "back_to_scan", "measure", "write"} <= set(facts["stage_seconds"]["b"])
 
 
+def test_a_reason_never_holds_a_path(model, phantom, tmp_path, monkeypatch):
+    folder = tmp_path / "Doe^Jane"
+    folder.mkdir()
+    (folder / "a.nii.gz").write_bytes((phantom / "images" / "p0.nii.gz").read_bytes())
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("jdm_seg.inference.batch.read_volume", refuse)
+    (row,) = predict_batch(folder, tmp_path / "out", ScanPredictor(model)).failed
+    assert row["error"] == "a: PermissionError: Permission denied"
+    assert not any("Doe" in path.read_text() for path in (tmp_path / "out").iterdir())
+
+
 def test_the_report_is_one_offline_page(results):
     page = write_report(results).read_text()
     assert "p0" in page

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 import resource
 import shutil
 import time
@@ -22,6 +23,8 @@ from jdm_seg.inference.predict import ScanPredictor
 from jdm_seg.pictures import PREVIEW, write_preview
 from jdm_seg.provenance import describe_run, now
 from jdm_seg.volume import NIFTI_SUFFIXES, case_id_of, read_volume, write_text, write_volume
+
+log = logging.getLogger(__name__)
 
 COHORT_COLUMNS = (
     "case_id",
@@ -121,12 +124,20 @@ def _predict_case(
     begin = time.perf_counter()
     try:
         burden, seconds = _write_case(case, folder, predictor, kv)
-    except (InputError, OSError, MemoryError, RuntimeError) as error:
-        # a full disk or a lost device ends in these too; the reason stands in the row and the rest goes on
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        return {**_row(case.case_id, "failed", {}), "error": reason}, {}
+    except Exception as error:
+        # whatever one scan does, the others are still to be done; the reason stands in its row
+        log.debug("%s failed", case.case_id, exc_info=True)
+        return {**_row(case.case_id, "failed", {}), "error": _reason(case, error)}, {}
     total = round(time.perf_counter() - begin, 2)
     return {**_row(case.case_id, "done", burden), "seconds": total}, seconds
+
+
+def _reason(case: Case, error: Exception) -> str:
+    """Return why a case failed, in one line and without the path, which may name a patient."""
+    if isinstance(error, InputError):
+        return str(error)
+    text = error.strerror if isinstance(error, OSError) else str(error).partition("\n")[0]
+    return f"{case.case_id}: {type(error).__name__}: {text}"
 
 
 def _write_case(
