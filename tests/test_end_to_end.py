@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from jdm_seg.config import compose
+from jdm_seg.data import CaseDataModule
 from jdm_seg.errors import CaseNotFoundError, InputError
 from jdm_seg.evaluate import evaluate_folders
 from jdm_seg.export import LOGIT_TOLERANCE, export_run
@@ -201,6 +202,38 @@ def test_a_batch_goes_on_past_bad_scans_and_keeps_what_is_complete(model, phanto
     assert {"read", "preprocess", "network", "back_to_scan", "measure", "write"} <= set(facts["stage_seconds"]["b"])
 
 
+def test_a_folder_that_is_no_result_is_never_replaced(model, phantom, tmp_path):
+    (tmp_path / "p0").mkdir()
+    (tmp_path / "p0" / "IM0001.dcm").write_text("the only copy")
+    (row,) = predict_batch(phantom / "images" / "p0.nii.gz", tmp_path, ScanPredictor(model), overwrite=True).failed
+    assert "p0: expected a new folder for the case" in row["error"]
+    assert (tmp_path / "p0" / "IM0001.dcm").read_text() == "the only copy"
+
+
+def test_other_settings_redo_a_case_and_the_cohort_keeps_the_others(model, phantom, tmp_path):
+    predict_batch(phantom / "images", tmp_path, ScanPredictor(model))
+    one = phantom / "images" / "p1.nii.gz"
+    assert predict_batch(one, tmp_path, ScanPredictor(model)).rows[0]["status"] == "kept"
+    other = ScanPredictor(model, PredictSettings(threshold=0.1))
+    assert predict_batch(one, tmp_path, other).rows[0]["status"] == "done"
+    (tmp_path / "p1" / "burden.json").write_text("")  # as a broken disk leaves it
+    assert predict_batch(one, tmp_path, other).rows[0]["status"] == "done"
+    rows = list(csv.DictReader((tmp_path / "cohort.csv").open()))
+    assert sorted(row["case_id"] for row in rows) == ["p0", "p1"]
+    with pytest.raises(InputError, match=r"--kv: expected a tube voltage"):
+        predict_batch(one, tmp_path, other, kv="60")
+
+
+def test_a_damaged_model_is_named(model, tmp_path):
+    for name in ("model.onnx", "model.json"):
+        (tmp_path / name).write_bytes((model.path / name).read_bytes()[: 10**6 if name == "model.json" else 5000])
+    for engine in ("torch", "onnxruntime", "openvino"):
+        with pytest.raises(InputError, match=f"a network that {engine} can load"):
+            ScanPredictor(open_model(tmp_path), PredictSettings(engine=engine))
+    with pytest.raises(InputError, match="--device: expected cpu, cuda or cuda:N, found 'gpu'"):
+        ScanPredictor(model, PredictSettings(engine="torch", device="gpu"))
+
+
 def test_a_reason_never_holds_a_path(model, phantom, tmp_path, monkeypatch):
     folder = tmp_path / "Doe^Jane"
     folder.mkdir()
@@ -250,6 +283,63 @@ def test_the_same_seed_gives_the_same_losses_and_going_on_gives_the_rest(phantom
     assert len(losses_of(tmp_path / "d")) == 4
     resumed = train(replace(cut, ckpt="last"), tmp_path / "d")
     assert losses_of(resumed) == losses_of(whole)
+
+
+def test_going_on_with_other_splits_is_refused(phantom, tmp_path):
+    run = tmp_path / "run"
+    train(run_config(phantom, run, "data.patches_per_epoch=2", "trainer.max_epochs=1"), run)
+    (run / "splits.json").write_text('{"training": ["p1"], "validation": ["p0"]}')
+    with pytest.raises(InputError, match="expected the same training and validation cases as before"):
+        train(run_config(phantom, run, "data.patches_per_epoch=2", "trainer.max_epochs=2", "ckpt=last"), run)
+
+
+def small_scan(path: Path, seed: int) -> None:
+    """A limb of fat and muscle with a bone, as an unlabelled CT scan."""
+    x, y = np.meshgrid(np.arange(48) - 24, np.arange(48) - 24, indexing="ij")
+    r = np.hypot(x, y)[..., None] * np.ones(30)
+    hu = np.select([r < 4, r < 14, r < 20], [900, 55, -100], -1000) + np.random.default_rng(seed).normal(0, 15, r.shape)
+    path.parent.mkdir(exist_ok=True)
+    nib.save(nib.Nifti1Image(hu.astype(np.int16), np.diag([1.5, 1.5, 3.0, 1.0])), path)
+
+
+def test_training_on_unlabelled_scans_runs_and_says_so(tmp_path):
+    for number in range(3):
+        small_scan(tmp_path / "scans" / f"s{number}.nii.gz", number)
+    overrides = [f"data.backgrounds={tmp_path / 'scans'}", "data.folds=3", f"run_dir={tmp_path / 'run'}", *SMALL]
+    overrides += ["data.workers=0", "data.patches_per_epoch=4", "trainer.max_epochs=2", "trainer.validate_every=1"]
+    config = compose(["experiment=ct_inserted", *overrides])
+    data = CaseDataModule(config.data, config.preprocess, config.augment, config.seed)
+    data.setup()
+    patches = [data._patches[0, number] for number in range(12)]
+    assert {patch["image"].shape for patch in patches} == {(1, 32, 32, 32)}
+    shown = [patch for patch in patches if (patch["label"] == 1).any()]
+    assert len(shown) > 4
+    bright = [float(p["image"][p["label"] == 1].mean() - p["image"][p["label"] == 0].mean()) for p in shown]
+    assert np.median(bright) > 0.1
+    first, second = (data._scans[0]["label"] for _ in range(2))
+    assert (first == 1).any()
+    assert torch.equal(first, second)  # validation deposits are the same every time
+    run = train(config, tmp_path / "run")
+    assert len(losses_of(run)) == 4
+    model = export_run(run, tmp_path / "model")
+    assert "inserted on the fly into unlabelled CT scans: 2 training and 1 validation" in model.spec.training_data
+
+
+def test_stir_runs_the_whole_way(tmp_path):
+    small = [f"data.root={tmp_path / 'set'}", f"run_dir={tmp_path / 'run'}", "data.synthesize.cases=4"]
+    small += ["data.synthesize.validation=0.25", "data.synthesize.testing=0.25", "data.patches_per_epoch=4"]
+    small += ["network.channels=[8,16]", "trainer.max_epochs=1", "trainer.validate_every=1", "trainer.progress=false"]
+    config = compose(["experiment=stir_smoke", *small])
+    model = export_run(train(config, tmp_path / "run"), tmp_path / "model")
+    assert "No real scan was seen" in model.spec.training_data
+    batch = predict_batch(tmp_path / "set" / "images", tmp_path / "out", ScanPredictor(model))
+    assert not batch.failed
+    burden = json.loads((tmp_path / "out" / batch.rows[0]["case_id"] / "burden.json").read_text())
+    assert burden["modality"] == "stir"
+    assert burden["mass_mg_ha"] is None
+    other = replace(config, data=replace(config.data, synthesize=replace(config.data.synthesize, seed=5)))
+    with pytest.raises(InputError, match=r"data\.root: expected no data set, or the synthetic one"):
+        train(other, tmp_path / "run2")
 
 
 def test_resuming_from_nothing_is_named(phantom, tmp_path):

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jdm_seg.body_mask import bounding_box, outline_body
-from jdm_seg.cases import as_modality
+from jdm_seg.cases import as_modality, check_modality
 from jdm_seg.errors import InputError
 from jdm_seg.lesions import (
     SIZE_STRATA,
@@ -291,6 +291,7 @@ def burden_of_files(scan: Path, mask: Path, out: Path, *, modality: str, kv: str
         GridMismatchError: If the mask lies on another grid.
     """
     volume = read_volume(scan)
+    check_modality(volume, modality)
     foreground = read_mask(mask)
     volume.check_same_grid(foreground, "mask")
     analysis = analyse_mask(volume, foreground.array, case_id=case_id_of(scan), modality=modality, kv=kv)

@@ -8,7 +8,9 @@ the manifest's folder. Fields: ``image``, ``label`` (may be missing), ``case_id`
 from __future__ import annotations
 
 import csv
+import io
 import json
+import os
 import random
 import re
 from collections.abc import Iterable, Sequence
@@ -17,12 +19,13 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from jdm_seg.errors import CaseNotFoundError, InputError
-from jdm_seg.volume import NIFTI_SUFFIXES, case_id_of, write_text
+from jdm_seg.volume import NIFTI_SUFFIXES, Volume, case_id_of, write_text
 
 Modality = Literal["ct", "stir"]
 MODALITIES: tuple[str, ...] = get_args(Modality)
 SPLITS = ("training", "validation", "testing")
 DATALIST = "datalist.json"
+_FAT_HU = -50
 
 
 @dataclass(frozen=True)
@@ -45,11 +48,11 @@ class Case:
 
     def __post_init__(self) -> None:
         """Refuse ids that cannot be a file name: they become one."""
-        if not re.fullmatch(r"[\w.\-+]+", self.case_id) or self.case_id in (".", ".."):
+        if not re.fullmatch(r"[^/\\\x00-\x1f.][^/\\\x00-\x1f]*", self.case_id):
             raise InputError(
-                "manifest",
-                expected="case ids of letters, digits, '.', '_', '-', '+'",
-                found=f"{self.case_id!r}",
+                f"case {self.case_id!r}",
+                expected="an id that can be a folder's name and does not begin with a dot",
+                found="another one",
                 remedy="rename the case",
             )
 
@@ -119,14 +122,39 @@ def write_manifest(path: Path | str, manifest: Manifest, **fields: Any) -> None:
     path = Path(path)
     rows = {split: [_row(case, path.parent) for case in members] for split, members in manifest.cases.items()}
     if path.suffix.lower() == ".csv":
-        lines = [",".join(("split", "case_id", "subject_id", "modality", "image", "label"))]
-        for split, members in rows.items():
-            for row in members:
-                values = (split, *(row.get(k, "") for k in ("case_id", "subject_id", "modality", "image", "label")))
-                lines.append(",".join(_quoted(value) for value in values))
-        write_text(path, "\n".join(lines) + "\n")
+        stream = io.StringIO()
+        columns = ("split", "case_id", "subject_id", "modality", "image", "label")
+        writer = csv.DictWriter(stream, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({"split": split, **row} for split, members in rows.items() for row in members)
+        write_text(path, stream.getvalue())
         return
     write_text(path, json.dumps({**fields, **rows}, indent=1) + "\n")
+
+
+def check_modality(scan: Volume, modality: str) -> None:
+    """Raise where the values cannot be of the modality: a wrong guess here makes every later figure meaningless.
+
+    Raises:
+        InputError: One value everywhere; CT without anything as dark as fat; STIR with negative values.
+    """
+    low, high = float(scan.array.min()), float(scan.array.max())
+    found = f"values from {low:g} to {high:g}"
+    if low == high:
+        raise InputError(
+            scan.name, expected="a scan", found=f"one value, {low:g}, everywhere", remedy="export it again"
+        )
+    if modality == "ct" and low > _FAT_HU:
+        raise InputError(
+            scan.name,
+            expected="CT numbers in HU, with air or fat below -50",
+            found=found,
+            remedy="check that this is CT, and that the rescale slope and intercept were applied",
+        )
+    if modality == "stir" and low < 0:
+        raise InputError(
+            scan.name, expected="MR magnitudes, 0 or more", found=found, remedy="check that this is STIR, not CT"
+        )
 
 
 def find_scans(folder: Path | str, modality: Modality) -> list[Case]:
@@ -233,7 +261,14 @@ def _datalist_rows(path: Path) -> list[tuple[str, dict[str, Any]]]:
     for key, members in content.items():
         if key not in (*SPLITS, "test"):
             continue
-        for entry in members:
+        for number, entry in enumerate(members if isinstance(members, list) else [members]):
+            if not isinstance(entry, str | dict):
+                raise InputError(
+                    path,
+                    expected=f"{key} to list cases",
+                    found=f"{type(entry).__name__} at place {number + 1}",
+                    remedy="see data/README.md for the form",
+                )
             # the Decathlon lists test scans as bare paths
             row = {"image": entry} if isinstance(entry, str) else dict(entry)
             rows.append((_split(key, path), {"modality": modality, **row}))
@@ -249,7 +284,9 @@ def _split(name: str, path: Path) -> str:
 
 def _case(row: dict[str, Any], path: Path) -> Case:
     if not row.get("image"):
-        raise InputError(path, expected="an image in every row", found=f"{row}", remedy="add the path of the scan")
+        raise InputError(
+            path, expected="an image in every row", found="a row without", remedy="add the path of the scan"
+        )
     image = path.parent / str(row["image"])
     label = path.parent / str(row["label"]) if row.get("label") else None
     case_id = str(row.get("case_id") or case_id_of(image))
@@ -269,12 +306,8 @@ def _row(case: Case, base: Path) -> dict[str, str]:
     row = {"case_id": case.case_id, "subject_id": case.subject_id, "modality": case.modality}
     for key, file in (("image", case.image), ("label", case.label)):
         if file is not None:
-            row[key] = file.relative_to(base).as_posix() if file.is_relative_to(base) else file.as_posix()
+            row[key] = Path(os.path.relpath(file, base)).as_posix()
     return row
-
-
-def _quoted(value: str) -> str:
-    return f'"{value}"' if "," in value else value
 
 
 def _not_a_manifest(path: Path) -> InputError:

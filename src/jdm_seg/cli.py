@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from jdm_seg import __version__
-from jdm_seg.errors import InputError
+from jdm_seg.errors import InputError, reason_of
 
 app = typer.Typer(
     help="Find and measure calcinosis on low-dose whole-body CT and STIR MRI. Research use only; not a medical device.",
@@ -213,16 +213,13 @@ def main() -> None:
         app()
     except (InputError, OSError) as error:
         _fail(error)
-    except KeyboardInterrupt:
-        print("interrupted; what is complete is kept", file=sys.stderr)
-        sys.exit(130)
 
 
 def _fail(error: Exception) -> None:
     """Print one message and leave with 1; ``JDM_SEG_DEBUG=1`` keeps the traceback."""
     if os.environ.get("JDM_SEG_DEBUG"):
         raise error
-    print(f"error: {error}", file=sys.stderr)
+    print(f"error: {reason_of(error)}", file=sys.stderr)
     sys.exit(1)
 
 

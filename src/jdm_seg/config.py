@@ -17,8 +17,9 @@ from typing import Any
 
 from jdm_seg.errors import InputError
 
-ALLOWED_TARGETS = ("torch.nn.", "torch.optim.", "monai.", "lightning.", "jdm_seg.")
-"""Hydra alone would import and call anything, ``os.system`` aside; a config must not be a program."""
+ALLOWED_TARGETS = ("torch.nn.", "torch.optim.", "monai.", "lightning.", "jdm_seg.networks.", "jdm_seg.losses.")
+"""Where a target's class must be defined. Hydra alone would call anything; a config or a model folder that came by mail
+must not be a program."""
 
 RUNS_ROOT = "runs"
 LAST_CHECKPOINT = Path("checkpoints") / "last.ckpt"
@@ -71,6 +72,10 @@ class DataConfig:
         self.patch_size = _triple(self.patch_size, "data.patch_size")
         _check(all(n > 0 and n % 8 == 0 for n in self.patch_size), "data.patch_size", "multiples of 8", self.patch_size)
         _check(0 <= self.foreground_share <= 1, "data.foreground_share", "0 to 1", self.foreground_share)
+        _check(self.batch_size >= 1, "data.batch_size", "at least 1", self.batch_size)
+        enough = self.patches_per_epoch >= self.batch_size
+        _check(enough, "data.patches_per_epoch", "at least data.batch_size", self.patches_per_epoch)
+        _check(self.workers >= 0, "data.workers", "0 or more", self.workers)
 
 
 @dataclass
@@ -118,6 +123,11 @@ class AugmentConfig:
     smooth: float = 0.15
     contrast: float = 0.3
 
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        for name in ("flip", "affine", "noise", "smooth", "contrast"):
+            _check(0 <= getattr(self, name) <= 1, f"augment.{name}", "a probability", getattr(self, name))
+
 
 @dataclass
 class InferenceConfig:
@@ -144,6 +154,12 @@ class EvaluationConfig:
     grouping_mm: float = 1.0
     min_volume_mm3: float = 10.0
 
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        _check(self.connectivity in (6, 18, 26), "evaluation.connectivity", "6, 18 or 26", self.connectivity)
+        _check(self.grouping_mm >= 0, "evaluation.grouping_mm", "0 or more", self.grouping_mm)
+        _check(self.min_volume_mm3 >= 0, "evaluation.min_volume_mm3", "0 or more", self.min_volume_mm3)
+
 
 @dataclass
 class TrainerConfig:
@@ -160,6 +176,13 @@ class TrainerConfig:
     validate_every: int = 1
     deterministic: bool = True
     progress: bool = True
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        known = ("auto", "32-true", "bf16-mixed", "16-mixed")
+        _check(self.precision in known, "trainer.precision", f"one of {', '.join(known)}", self.precision)
+        _check(self.max_epochs >= 1, "trainer.max_epochs", "at least 1", self.max_epochs)
+        _check(self.validate_every >= 1, "trainer.validate_every", "at least 1", self.validate_every)
 
 
 @dataclass
@@ -188,6 +211,7 @@ class TrainConfig:
         """Check what no field can know alone."""
         sources = f"root={self.data.root}, backgrounds={self.data.backgrounds}"
         one = (self.data.root is None) != (self.data.backgrounds is None)
+        _check(self.seed >= 0, "seed", "0 or more", self.seed)
         _check(one, "data", "either data.root (labelled cases) or data.backgrounds (unlabelled scans)", sources)
 
 
@@ -257,13 +281,29 @@ def _missing_package(error: BaseException | None) -> str | None:
     return None
 
 
+def _is_allowed(target: str) -> bool:
+    """Tell whether a dotted path leads to a class that an allowed package defines.
+
+    The path alone proves nothing: modules re-export what they import, ``os`` among it.
+    """
+    from hydra.utils import get_object
+
+    if not target.startswith(ALLOWED_TARGETS):
+        return False
+    try:
+        found = get_object(target)
+    except Exception:
+        return True  # no such class: instantiation says so in better words, and cannot run what is not there
+    return isinstance(found, type) and f"{found.__module__}.".startswith(ALLOWED_TARGETS)
+
+
 def _check_targets(value: Any, group: str) -> None:
     if isinstance(value, dict):
         target = value.get("_target_")
-        if target is not None and not str(target).startswith(ALLOWED_TARGETS):
+        if target is not None and not _is_allowed(str(target)):
             raise InputError(
                 group,
-                expected=f"a _target_ that starts with one of {', '.join(ALLOWED_TARGETS)}",
+                expected=f"a _target_ that is a class of {', '.join(t.rstrip('.') for t in ALLOWED_TARGETS)}",
                 found=repr(target),
                 remedy="use a class of these packages",
             )

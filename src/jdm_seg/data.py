@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from jdm_seg.cases import DATALIST, Case, as_modality, check_disjoint, find_scans, read_manifest, split_by_subject
 from jdm_seg.config import AugmentConfig, DataConfig, PreprocessConfig
 from jdm_seg.errors import CaseNotFoundError, InputError
-from jdm_seg.synthesis.dataset import synthesize_dataset
+from jdm_seg.synthesis.dataset import origin_of, synthesize_dataset, synthetic_origin
 from jdm_seg.synthesis.insert import InsertCalcinosisd
 from jdm_seg.transforms import CropPatchd, LoadCase, Normalized, air_value, build_augment
 
@@ -88,7 +88,20 @@ class CaseDataModule(LightningDataModule):
     def prepare_data(self) -> None:
         """Make the synthetic data set if the config asks for one and it is not there."""
         made = self.config.synthesize
-        if made is None or self.config.root is None or _manifest_path(self.config.root).is_file():
+        if made is None or self.config.root is None:
+            return
+        wanted = origin_of(modality=self.preprocess.modality, seed=made.seed, preset=made.preset)
+        wanted["cases"] = made.cases
+        path = _manifest_path(self.config.root)
+        if path.is_file():
+            found = synthetic_origin(path)
+            if found != wanted:
+                raise InputError(
+                    "data.root",
+                    expected=f"no data set, or the synthetic one of {wanted}",
+                    found="another data set" if found is None else str(found),
+                    remedy="train on your own cases with data=labelled, or choose another data.root",
+                )
             return
         synthesize_dataset(
             Path(self.config.root),
@@ -132,6 +145,13 @@ class CaseDataModule(LightningDataModule):
         if not validation:
             training, validation = split_by_subject(training, config.fold, config.folds, self.seed)
         check_disjoint(training, validation)
+        if not training or not validation:
+            raise InputError(
+                manifest,
+                expected="training and validation cases",
+                found=f"{len(training)} and {len(validation)}",
+                remedy="add cases, or leave out the splits and set data.fold",
+            )
         _check_cases([*training, *validation], modality)
         return training, validation
 
@@ -147,7 +167,7 @@ class CaseDataModule(LightningDataModule):
         normal = Normalized()
         self._patches = PatchDataset(
             CacheDataset(self.training, load, progress=False, num_workers=2),
-            [crop, *([insert] if inserting else []), normal, *build_augment(self.augment)],
+            [crop, *([insert] if inserting else []), normal, *build_augment(self.augment, self.preprocess.spacing)],
             self.seed,
         )
         fixed: list[Callable[[Any], Any]] = [load]
@@ -173,7 +193,7 @@ class CaseDataModule(LightningDataModule):
         return DataLoader(self._scans, batch_size=1)
 
 
-class _SeededByCase:
+class _SeededByCase(mt.Transform):  # type: ignore[misc]
     """Apply a random transform with a seed of (run seed, case id): the same case, the same deposits."""
 
     def __init__(self, transform: InsertCalcinosisd, seed: int) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from jdm_seg.cases import Case
 from jdm_seg.config import compose
+from jdm_seg.errors import InputError
 from jdm_seg.evaluate import evaluate_folders
 from jdm_seg.export import export_run
 from jdm_seg.inference.batch import predict_batch
@@ -38,9 +39,10 @@ def run_demo(out: Path) -> Iterator[str]:
         The closing lines: what was made and where.
     """
     data = out / "data"
-    config = compose([f"experiment={EXPERIMENT}", f"data.root={data}", f"run_dir={out / 'run'}"])
-    run_dir = Path(config.run_dir)
-    model_dir = out / "model"
+    composed = compose([f"experiment={EXPERIMENT}"])
+    # paths do not pass through overrides, where '=' and brackets mean something
+    config = replace(composed, data=replace(composed.data, root=str(data)))
+    run_dir, model_dir = out / "run", out / "model"
     if not (model_dir / "model.json").is_file():
         assert config.data.synthesize is not None
         log.info("1/5 synthesise %d small labelled CT cases", config.data.synthesize.cases)
@@ -53,6 +55,8 @@ def run_demo(out: Path) -> Iterator[str]:
     results = out / "results"
     predictor = ScanPredictor(open_model(model_dir))
     batch = predict_batch(out / "new" / "images", results, predictor, overwrite=True)
+    if batch.failed:
+        raise InputError(str(batch.failed[0]["error"]))
     log.info("5/5 evaluate and write the report")
     summary = evaluate_folders(results, out / "new" / "labels", out / "evaluation")
     page = write_report(results)
@@ -70,5 +74,9 @@ def _closing(
     yield f"mask     {folder / 'mask.nii.gz'}"
     yield f"table    {folder / 'lesions.csv'}; all {scans} scans in {out / 'results' / 'cohort.csv'}"
     yield f"report   {page} (open it in a browser)"
-    yield f"measured lesion F1 {f1:.2f}, Dice {dice:.2f} on {scans} new synthetic scans; all in {summary}"
+    yield f"measured lesion F1 {_shown(f1)}, Dice {_shown(dice)} on {scans} new synthetic scans; all in {summary}"
     yield "A model trained for minutes on synthetic limbs shows that the way works; it is not for real scans."
+
+
+def _shown(figure: float | None) -> str:
+    return "undefined" if figure is None else f"{figure:.2f}"

@@ -39,3 +39,12 @@ class CaseNotFoundError(InputError, FileNotFoundError):
     def __str__(self) -> str:
         """Return the composed message (``FileNotFoundError`` would format its arguments as an errno)."""
         return str(self.args[0])
+
+
+def reason_of(error: BaseException) -> str:
+    """Return why something failed in one line; of a system error without the path, which may name a patient."""
+    if isinstance(error, InputError):
+        return str(error)
+    if isinstance(error, OSError):
+        return f"{type(error).__name__}: {error.strerror or 'the file cannot be used'}"
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"

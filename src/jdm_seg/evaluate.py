@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jdm_seg.errors import CaseNotFoundError, InputError
+from jdm_seg.errors import CaseNotFoundError, InputError, reason_of
 from jdm_seg.lesions import SIZE_STRATA, equivalent_diameter_mm, label_lesions, read_mask, size_stratum
 from jdm_seg.metrics.lesion import LesionCounts, LesionProtocol, MatchedLesions, match_labels
 from jdm_seg.metrics.surface import cl_dice, surface_distances
@@ -255,8 +255,8 @@ def _score_files(case_id: str, prediction: Path | None, reference: Path, protoco
     nothing = CaseScore(case_id, dict.fromkeys(FIGURES, math.nan), [], {})
     try:
         expected = read_mask(reference, case_id).to_canonical()
-    except (InputError, OSError) as error:
-        return CaseScore(case_id, nothing.figures, [], {}, _reason(error))
+    except (InputError, OSError, ValueError) as error:
+        return CaseScore(case_id, nothing.figures, [], {}, reason_of(error))
     try:
         if prediction is None:
             raise CaseNotFoundError(
@@ -264,8 +264,8 @@ def _score_files(case_id: str, prediction: Path | None, reference: Path, protoco
             )
         found = read_mask(prediction, case_id).to_canonical()
         expected.check_same_grid(found, "prediction")
-    except (InputError, OSError) as error:
-        return _failed(case_id, expected.array, expected.grid, protocol, _reason(error))
+    except (InputError, OSError, ValueError) as error:
+        return _failed(case_id, expected.array, expected.grid, protocol, reason_of(error))
     return score_case(case_id, found.array, expected.array, expected.grid, protocol)
 
 
@@ -350,13 +350,6 @@ def _json(value: float) -> float | None:
 
 def _status(score: CaseScore) -> str:
     return "failed" if score.error else "ok"
-
-
-def _reason(error: Exception) -> str:
-    """Return the message; of an operating system's error only the reason, because its path may name a patient."""
-    if isinstance(error, OSError) and not isinstance(error, InputError):
-        return error.strerror or type(error).__name__
-    return str(error)
 
 
 def _table(columns: Sequence[str], rows: list[dict[str, Any]]) -> str:

@@ -10,6 +10,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +18,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from jdm_seg.cases import read_manifest
+from jdm_seg.cases import DATALIST, read_manifest
 from jdm_seg.config import LAST_CHECKPOINT, preprocess_from
 from jdm_seg.errors import CaseNotFoundError, InputError
 from jdm_seg.inference.engines import EngineName, build_engine
 from jdm_seg.inference.predict import PredictSettings, ScanPredictor
-from jdm_seg.model_folder import SPEC_FILE, ModelFolder, ModelSpec, write_spec
+from jdm_seg.model_folder import FILES, ModelFolder, ModelSpec, write_spec
 from jdm_seg.module import SegmentationModule
 from jdm_seg.networks import as_levels, foreground_logit
+from jdm_seg.synthesis.dataset import synthetic_origin
 from jdm_seg.train import load_module
-from jdm_seg.volume import read_volume, write_text
+from jdm_seg.volume import case_id_of, read_volume, write_text
 
 OPSET = 20
+MASK_TOLERANCE = 0.01
+"""Largest share of a whole scan's mask in which engines may differ: voxels whose probability is the threshold."""
 LOGIT_TOLERANCE = 1e-3
 """Largest difference between engines in f32 that counts as the same network; logits span about ±10."""
 
@@ -60,7 +64,7 @@ def export_run(run: Path, out: Path) -> ModelFolder:
         CaseNotFoundError: If the run has no checkpoint.
         InputError: If ONNX Runtime and torch disagree, or ``out`` holds something that is no model.
     """
-    if out.exists() and not (out / SPEC_FILE).is_file() and any(out.iterdir()):
+    if out.exists() and (not out.is_dir() or {path.name for path in out.iterdir()} - set(FILES)):
         raise InputError(
             out, expected="a new folder or a model folder", found="other files", remedy="choose another one"
         )
@@ -139,7 +143,9 @@ def _patch_parity(module: SegmentationModule, model: ModelFolder) -> dict[str, f
     if _difference(model, "torch", windows, reference) > LOGIT_TOLERANCE:
         torch.save(module.network.state_dict(), model.weights)
     report = {}
-    engines: tuple[EngineName, ...] = ("onnxruntime", "torch")
+    engines: list[EngineName] = ["onnxruntime", "torch"]
+    if find_spec("openvino"):
+        engines.append("openvino")
     for engine in engines:
         largest = _difference(model, engine, windows, reference)
         report[f"{engine}_max_logit_difference"] = largest
@@ -165,6 +171,13 @@ def _scan_parity(model: ModelFolder, run: Path) -> dict[str, Any]:
     scan = read_volume(image)
     masks = [ScanPredictor(model, PredictSettings(engine=engine))(scan).mask for engine in ("torch", "onnxruntime")]
     different = int(np.count_nonzero(masks[0] != masks[1]))
+    if different > MASK_TOLERANCE * max(1, int(masks[0].sum())):
+        raise InputError(
+            "ONNX Runtime",
+            expected="the mask of torch on a whole scan",
+            found=f"{different} voxels different of {int(masks[0].sum())}",
+            remedy="this network cannot be exported as it is; please report it",
+        )
     return {"scan": {"voxels": int(masks[0].size), "foreground": int(masks[0].sum()), "different": different}}
 
 
@@ -176,7 +189,7 @@ def _validation_image(run: Path) -> Path | None:
     root = config["data"]["root"]
     if root is None:
         folder = Path(config["data"]["backgrounds"])
-        return next((p for p in sorted(folder.glob("*.nii*")) if p.name.split(".nii")[0] in validation), None)
+        return next((p for p in sorted(folder.glob("*.nii*")) if case_id_of(p) in validation), None)
     try:
         return next((case.image for case in read_manifest(root).all if case.case_id in validation), None)
     except InputError:
@@ -191,8 +204,11 @@ def _training_data(run: Path) -> str:
     count = f"{len(splits['training'])} training and {len(splits['validation'])} validation"
     if data["backgrounds"] is not None:
         return f"Synthetic deposits inserted on the fly into unlabelled CT scans: {count} scans."
-    if data["synthesize"] is not None:
+    origin = synthetic_origin(Path(data["root"]) / DATALIST)
+    if origin is not None and origin["backgrounds"] is None:
         return f"Procedural bodies with synthetic deposits: {count} cases. No real scan was seen."
+    if origin is not None:
+        return f"Synthetic deposits inserted into unlabelled CT scans: {count} cases."
     return f"Labelled cases of the user: {count}."
 
 

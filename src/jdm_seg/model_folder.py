@@ -15,6 +15,8 @@ SCHEMA_VERSION = 1
 ONNX_FILE = "model.onnx"
 SPEC_FILE = "model.json"
 WEIGHTS_FILE = "weights.pt"
+CARD_FILE = "MODEL_CARD.md"
+FILES = (ONNX_FILE, SPEC_FILE, WEIGHTS_FILE, CARD_FILE)
 SHIPPED = Path(__file__).parent / "models"
 
 

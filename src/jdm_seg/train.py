@@ -9,6 +9,7 @@ import json
 import logging
 import sys
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -60,13 +61,20 @@ def train(config: TrainConfig, run_dir: Path) -> Path:
         evaluation=plain(config.evaluation),
         warmup_steps=config.trainer.warmup_steps,
     )
-    _check_patch_size(module, config.data.patch_size)
+    _check_patch_size(module, config.data.patch_size, "data.patch_size")
+    _check_patch_size(module, module.hparams["inference"]["roi_size"], "inference.roi_size")
     data = CaseDataModule(config.data, config.preprocess, config.augment, config.seed)
     data.prepare_data()
     training, validation = data.split()
+    if checkpoint is not None:
+        _check_same_splits(run_dir, training, validation)
     run_dir.mkdir(parents=True, exist_ok=True)
+    precision = precision_of(config.trainer.precision, config.trainer.accelerator)
     facts = describe_run(
-        name=config.name, seed=config.seed, start=now(), precision=precision_of(config.trainer.precision)
+        name=config.name,
+        seed=config.seed,
+        start=now(),
+        precision=precision,
     )
     facts["splits_sha256"] = _write_inputs(run_dir, config, training, validation)
     write_text(run_dir / "run.json", json.dumps({**facts, "status": "running"}, indent=1) + "\n")
@@ -111,17 +119,17 @@ def find_checkpoint(ckpt: str | None, run_dir: Path) -> Path | None:
         raise CaseNotFoundError(
             "ckpt",
             expected="a checkpoint to go on from",
-            found=f"none at {path}",
+            found=f"none named {path.name} there",
             remedy="leave ckpt out to start afresh, or name a checkpoint or a run_dir that has one",
         )
     return path
 
 
-def precision_of(setting: str) -> str:
+def precision_of(setting: str, accelerator: str) -> str:
     """Return Lightning's precision; ``auto`` is bf16 where the hardware computes in it, else float32."""
     if setting != "auto":
         return setting
-    if torch.cuda.is_available():
+    if accelerator != "cpu" and torch.cuda.is_available():
         return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
     return "bf16-mixed" if _cpu_has_bf16() else "32-true"
 
@@ -132,7 +140,7 @@ def _cpu_has_bf16() -> bool:
     return any(bool(getattr(torch.cpu, probe, lambda: False)()) for probe in probes)
 
 
-def _check_patch_size(module: SegmentationModule, patch_size: tuple[int, int, int]) -> None:
+def _check_patch_size(module: SegmentationModule, patch_size: Sequence[int], where: str) -> None:
     """Run the network once on an empty patch: a size it cannot halve often enough fails here, in words."""
     module.network.eval()
     try:
@@ -140,14 +148,14 @@ def _check_patch_size(module: SegmentationModule, patch_size: tuple[int, int, in
             shape = tuple(as_levels(module(torch.zeros(1, 1, *patch_size)))[0].shape[2:])
     except (RuntimeError, ValueError) as error:
         raise InputError(
-            "data.patch_size",
+            where,
             expected="sides that the network can halve as often as it has levels",
             found=f"{patch_size} ({str(error).splitlines()[0]})",
             remedy="use multiples of 16 or 32, or a network of fewer levels",
         ) from error
     finally:
         module.network.train()
-    if shape != patch_size:
+    if shape != tuple(patch_size):
         raise InputError(
             "network",
             expected=f"logits of the patch's size {patch_size}",
@@ -156,11 +164,26 @@ def _check_patch_size(module: SegmentationModule, patch_size: tuple[int, int, in
         )
 
 
+def _splits(training: list[Case], validation: list[Case]) -> dict[str, list[str]]:
+    return {"training": [c.case_id for c in training], "validation": [c.case_id for c in validation]}
+
+
+def _check_same_splits(run_dir: Path, training: list[Case], validation: list[Case]) -> None:
+    """Refuse to go on with other splits: validation cases may have been trained on."""
+    path = run_dir / "splits.json"
+    if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != _splits(training, validation):
+        raise InputError(
+            path,
+            expected="the same training and validation cases as before",
+            found="others",
+            remedy="restore data.root, data.fold and seed, or start a new run",
+        )
+
+
 def _write_inputs(run_dir: Path, config: TrainConfig, training: list[Case], validation: list[Case]) -> str:
     """Write the resolved config and the splits; return the hash of the splits."""
     write_text(run_dir / "config.yaml", yaml.safe_dump(plain(config), sort_keys=False))
-    splits = {"training": [c.case_id for c in training], "validation": [c.case_id for c in validation]}
-    write_text(run_dir / "splits.json", json.dumps(splits, indent=1) + "\n")
+    write_text(run_dir / "splits.json", json.dumps(_splits(training, validation), indent=1) + "\n")
     return sha256_of(run_dir / "splits.json")
 
 
@@ -176,7 +199,7 @@ def _build_trainer(config: TrainConfig, run_dir: Path) -> Trainer:
     return Trainer(
         accelerator=settings.accelerator,
         devices=settings.devices,
-        precision=precision_of(settings.precision),  # type: ignore[arg-type]
+        precision=precision_of(settings.precision, settings.accelerator),  # type: ignore[arg-type]
         max_epochs=settings.max_epochs,
         max_time=None if settings.max_minutes is None else timedelta(minutes=settings.max_minutes),
         gradient_clip_val=settings.gradient_clip,

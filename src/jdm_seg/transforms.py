@@ -237,19 +237,22 @@ class Plain(mt.Transform):  # type: ignore[misc]
         return {"case_id": data["case_id"], "image": image.float(), "label": label.to(torch.uint8)}
 
 
-def build_augment(config: AugmentConfig) -> list[mt.Transform]:
+def build_augment(config: AugmentConfig, spacing: Spacing) -> list[mt.Transform]:
     """Return MONAI transforms on normalised ``image`` and ``label`` patches, plain tensors at the end.
 
     Left-right flips are allowed: a limb's deposits know no side.
     """
     both = ("image", "label")
     radians = float(np.deg2rad(config.rotation_deg))
+    # voxels are rotated, not mm: only in a plane of equal spacings is that a rotation of the body
+    planes = ((1, 2), (0, 2), (0, 1))
+    rotation = tuple(radians if np.isclose(spacing[a], spacing[b], rtol=0.1) else 0.0 for a, b in planes)
     return [
         *(mt.RandFlipd(both, prob=config.flip, spatial_axis=axis) for axis in range(3)),
         mt.RandAffined(
             both,
             prob=config.affine,
-            rotate_range=(radians,) * 3,
+            rotate_range=rotation,
             scale_range=(config.scale,) * 3,
             mode=("bilinear", "nearest"),
             padding_mode="border",

@@ -222,9 +222,8 @@ def read_volume(path: Path | str) -> Volume:
             raise _not_nifti(path) from error
         shape = _check_header(header, path)
         raw = _read_data(stream, header, shape, path)
-    affine = np.asarray(header.get_best_affine(), dtype=np.float64)
+    affine, slope, intercept = _geometry(header, path)
     check_affine(affine, name)
-    slope, intercept = header.get_slope_inter()
     return Volume(_scaled(raw, slope, intercept, path), affine, name, image_class.header_class.copy(header))
 
 
@@ -368,10 +367,24 @@ def _check_header(header: nib.Nifti1Header, path: Path) -> tuple[int, int, int]:
     return shape[0], shape[1], shape[2]
 
 
+def _geometry(header: nib.Nifti1Header, path: Path) -> tuple[NDArray[np.float64], float | None, float | None]:
+    """Return affine, slope and intercept, or say that the header holds none."""
+    try:
+        affine = np.asarray(header.get_best_affine(), dtype=np.float64)
+        return affine, *header.get_slope_inter()
+    except (HeaderDataError, ValueError) as error:
+        raise InputError(
+            path,
+            expected="a header with a valid orientation and scaling",
+            found=str(error).partition("\n")[0],
+            remedy="export the scan again",
+        ) from error
+
+
 def _read_data(stream: Any, header: nib.Nifti1Header, shape: tuple[int, int, int], path: Path) -> NDArray[Any]:
     dtype = header.get_data_dtype()
     stated = int(np.prod(shape, dtype=object)) * dtype.itemsize
-    offset = int(header["vox_offset"])
+    offset = int(header["vox_offset"]) if np.isfinite(header["vox_offset"]) else -1
     on_disk = path.stat().st_size
     possible = on_disk * _GZIP_MAX_RATIO if isinstance(stream, igzip.IGzipFile) else on_disk
     cut = InputError(
@@ -380,7 +393,7 @@ def _read_data(stream: Any, header: nib.Nifti1Header, shape: tuple[int, int, int
         found="a file that ends early",
         remedy="copy or export the file again",
     )
-    if offset < 0 or stated + offset > possible:
+    if offset < header.single_vox_offset or stated + offset > possible:
         raise cut
     stream.read(offset)
     data = bytearray(stated)

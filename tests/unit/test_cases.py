@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from jdm_seg.cases import (
     Case,
     Manifest,
     check_disjoint,
+    check_modality,
     find_scans,
     read_manifest,
     split_by_subject,
     write_manifest,
 )
 from jdm_seg.errors import CaseNotFoundError, InputError
+from jdm_seg.volume import Volume
 
 
 def touch(folder, *names):
@@ -56,6 +60,29 @@ def test_a_monai_datalist_needs_no_field_of_ours(tmp_path):
     assert manifest.cases["testing"][0].label is None
 
 
+def test_a_scan_elsewhere_is_named_by_a_relative_path(tmp_path, monkeypatch):
+    touch(tmp_path, "scans/a.nii.gz")
+    monkeypatch.chdir(tmp_path)
+    case = Case("a", "a", "ct", Path("scans/a.nii.gz"))
+    write_manifest(tmp_path / "sets" / "datalist.json", Manifest({"training": (case,)}))
+    found = read_manifest(tmp_path / "sets").cases["training"][0].image
+    assert found.resolve() == (tmp_path / "scans" / "a.nii.gz").resolve()
+
+
+@pytest.mark.parametrize(
+    ("values", "modality", "message"),
+    [
+        ((0, 900), "ct", "expected CT numbers in HU"),
+        ((-1000, 900), "stir", "expected MR magnitudes"),
+        ((7, 7), "ct", "one value, 7, everywhere"),
+    ],
+)
+def test_values_that_cannot_be_of_the_modality_are_named(values, modality, message):
+    scan = Volume(np.array(values, np.int16).reshape(1, 1, 2), np.eye(4), "sub-1")
+    with pytest.raises(InputError, match=f"^sub-1: .*{message}"):
+        check_modality(scan, modality)
+
+
 def test_a_csv_with_an_image_column_is_enough(tmp_path):
     touch(tmp_path, "a.nii.gz")
     (tmp_path / "cases.csv").write_text("image\na.nii.gz\n")
@@ -67,11 +94,13 @@ def test_a_csv_with_an_image_column_is_enough(tmp_path):
     [
         ("not json", "expected a MONAI datalist"),
         ("[]", "expected a MONAI datalist"),
+        ('{"training": 5}', "expected training to list cases, found int at place 1"),
+        ('{"training": [3]}', "expected training to list cases, found int at place 1"),
         ("{}", "expected at least one case"),
         ('{"training": [{"label": "a.nii.gz"}]}', "expected an image in every row"),
         ('{"training": [{"image": "a.nii.gz"}, {"image": "a.nii.gz"}]}', "found a twice"),
         ('{"training": [{"image": "a.nii.gz", "modality": "pet"}]}', "expected modality ct or stir, found 'pet'"),
-        ('{"training": [{"image": "a.nii.gz", "case_id": "../a"}]}', "expected case ids of letters"),
+        ('{"training": [{"image": "a.nii.gz", "case_id": "../a"}]}', "expected an id that can be a folder's name"),
     ],
 )
 def test_a_wrong_manifest_is_named(tmp_path, content, message):

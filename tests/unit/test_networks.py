@@ -91,11 +91,13 @@ def test_monai_networks_answer_in_levels_too():
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ({"_target_": "os.system", "command": "true"}, "a _target_ that starts with one of"),
+        ({"_target_": "os.system", "command": "true"}, "a _target_ that is a class of"),
         ({"_target_": "monai.networks.nets.NoSuchNet"}, "a target that can be built"),
+        ({"_target_": "jdm_seg.networks.torch.hub.load", "source": "local"}, "a _target_ that is a class of"),
+        ({"_target_": "jdm_seg.cli.os.getcwd"}, "a _target_ that is a class of"),
         ({**SMALL, "chanels": 3}, "a target that can be built"),
         ({"channels": 3}, "expected a _target_"),
-        ({**SMALL, "extra": {"_target_": "subprocess.run"}}, "a _target_ that starts with one of"),
+        ({**SMALL, "extra": {"_target_": "subprocess.run"}}, "a _target_ that is a class of"),
     ],
 )
 def test_a_wrong_network_is_named(spec, message):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -16,7 +17,9 @@ from jdm_seg.synthesis import stir
 from jdm_seg.synthesis.body import Tissue, render_body_part, sample_body_part
 from jdm_seg.synthesis.calcinosis import (
     PATTERNS,
+    Calcinosis,
     Deposit,
+    _candidates,
     _occupancy,
     build_host,
     render_deposits,
@@ -93,6 +96,34 @@ def test_a_sheet_follows_the_muscle_surface():
     assert extent[1] <= 5
 
 
+@pytest.mark.parametrize(
+    "spacing", [(0.5, 0.5, 0.5), (1.0, 1.0, 3.0), (1.5, 1.5, 1.5), (1.5, 5.0, 1.5), (2.0, 2.0, 2.0)]
+)
+def test_sheets_lie_on_the_muscle_surface_at_every_spacing(spacing):
+    shape = tuple(round(60 / s) for s in spacing)
+    tissue = np.full(shape, Tissue.FAT, np.uint8)
+    tissue[: shape[0] // 2] = Tissue.MUSCLE
+    host = build_host(tissue, spacing)
+    where = np.unravel_index(_candidates(host, "sheet"), shape)[0]
+    assert set(where) >= {shape[0] // 2 - 1, shape[0] // 2}
+    assert np.abs((where + 0.5) * spacing[0] - shape[0] // 2 * spacing[0]).max() < 3
+
+
+@pytest.mark.parametrize("step", [0.5, 1.0, 1.5])
+def test_a_sheet_is_as_thick_as_asked(step):
+    tissue = np.full((round(60 / step),) * 3, Tissue.FAT, np.uint8)
+    tissue[: round(30 / step)] = Tissue.MUSCLE
+    host = build_host(tissue, (step, step, step))
+    thicknesses = []
+    for seed in range(8):  # the thickness varies along a sheet; its mean does not
+        sheet = deposit(pattern="sheet", centre=(30.0, 30.0, 30.0), radius=20, thickness=2, seed=seed)
+        rendered = render_deposits((sheet,), host).occupancy
+        columns = rendered.sum(axis=0) * step
+        middle = slice(round(25 / step), round(35 / step))
+        thicknesses.append(columns[middle, middle].mean())
+    assert np.mean(thicknesses) == pytest.approx(2, rel=0.15)
+
+
 def test_same_seed_same_deposits():
     host = fat_block()
     first, second = (sample_deposits(host, np.random.default_rng(7)) for _ in range(2))
@@ -152,6 +183,15 @@ def test_stir_signals_match_the_worked_table():
     assert stir.inversion_recovery(1.0, 1441, 290, **times) / muscle == pytest.approx(8.7, rel=0.1)
     assert stir.inversion_recovery(0.8, 1500, 120, **times) / muscle == pytest.approx(5.2, rel=0.1)
     assert stir.inversion_recovery(0.05, 1000, 3, **times) / muscle < 0.001
+
+
+def test_a_fluid_deposit_has_no_dark_rim():
+    """A voxel half filled with fluid lies between the tissue's signal and the fluid's, by hand: 1 - v + 4.8 v."""
+    occupancy = np.array([0, 0.2, 0.45, 0.55, 1], np.float32).reshape(-1, 1, 1)
+    calcinosis = Calcinosis(occupancy, occupancy * 100, (occupancy > 0).astype(np.uint16), (deposit(),))
+    setting = replace(stir.sample_stir(np.random.default_rng(0), 1), phenotypes=("fluid",))
+    signal = stir.add_deposits(np.ones_like(occupancy), calcinosis, setting, SPACING)
+    assert signal.ravel().tolist() == pytest.approx([1, 1.76, 2.71, 3.09, 4.8])
 
 
 def test_fat_is_nulled_at_its_own_inversion_time():
@@ -215,7 +255,7 @@ def test_a_data_set_is_a_manifest_with_its_label_rule(tmp_path):
 
 def test_an_unknown_preset_is_named():
     with pytest.raises(InputError, match="expected one of smoke, limb for ct, found 'whole'"):
-        synthesize_dataset("unused", modality="ct", cases=1, seed=0, preset="whole")
+        synthesize_dataset(Path("unused"), modality="ct", cases=1, seed=0, preset="whole")
 
 
 def phantom_ct():
@@ -249,6 +289,27 @@ def test_insertion_leaves_bone_air_and_untouched_voxels_exactly_as_they_were():
     assert (result[calcinosis.occupancy == 1] > 400).mean() > 0.9
     nothing = render_deposits((), host)
     assert (insert_ct(hu, nothing, host, acquisition()) == hu).all()
+
+
+def test_nothing_is_placed_on_the_table():
+    hu = np.full((100, 100, 60), -1000, np.int16)
+    hu[30:90, 20:24] = -50  # a padded table top, thin and long
+    hu[:, 20:24] = np.where(np.arange(60) >= 0, -50, -1000)
+    x, y = np.meshgrid(np.arange(100) - 50, np.arange(100) - 60, indexing="ij")
+    hu[np.hypot(x, y) < 30] = 40
+    tissue = estimate_tissue(hu, (2.0, 2.0, 3.0))
+    assert (tissue[:, 20:24] == Tissue.AIR).all()
+    assert (tissue[50, 60] == Tissue.MUSCLE).all()
+
+
+def test_a_folder_with_another_data_set_is_left_alone(tmp_path):
+    (tmp_path / "datalist.json").write_text('{"training": []}')
+    with pytest.raises(InputError, match="found a data set of another origin"):
+        synthesize_dataset(tmp_path, modality="ct", cases=1, seed=0, preset="smoke")
+    assert (tmp_path / "datalist.json").read_text() == '{"training": []}'
+    synthesize_dataset(tmp_path / "a", modality="ct", cases=1, seed=0, preset="smoke")
+    with pytest.raises(InputError, match="expected no data set, or one made from"):
+        synthesize_dataset(tmp_path / "a", modality="ct", cases=1, seed=1, preset="smoke")
 
 
 @pytest.mark.real

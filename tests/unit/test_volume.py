@@ -181,6 +181,24 @@ def parallel_axes(header):
         header[row][1] = header[row][0]
 
 
+def bad_quaternion(header):
+    header["sform_code"] = 0
+    header["qform_code"] = 1
+    header["quatern_b"] = header["quatern_c"] = 1
+
+
+def half_a_scaling(header):
+    header["scl_slope"], header["scl_inter"] = 1, np.nan
+
+
+def data_in_the_header(header):
+    header["vox_offset"] = 0
+
+
+def nowhere(header):
+    header["vox_offset"] = np.nan
+
+
 def huge(header):
     header["dim"][1:4] = 30000
 
@@ -197,6 +215,10 @@ def negative(header):
         (nan_affine, "expected a finite 4x4 affine"),
         (parallel_axes, "expected three independent axes"),
         (huge, "found a file that ends early"),
+        (bad_quaternion, "expected a header with a valid orientation and scaling"),
+        (half_a_scaling, "expected a header with a valid orientation and scaling"),
+        (data_in_the_header, "found a file that ends early"),
+        (nowhere, "found a file that ends early"),
         (negative, "expected valid dimensions"),
     ],
 )

@@ -18,10 +18,11 @@ import numpy as np
 
 from jdm_seg.burden import analyse_mask, write_analysis
 from jdm_seg.cases import Case, as_modality, find_scans
-from jdm_seg.errors import InputError
+from jdm_seg.errors import InputError, reason_of
 from jdm_seg.inference.predict import ScanPredictor
+from jdm_seg.physics import hu_per_mg_ha
 from jdm_seg.pictures import PREVIEW, write_preview
-from jdm_seg.provenance import describe_run, now
+from jdm_seg.provenance import describe_run, now, sha256_of
 from jdm_seg.volume import NIFTI_SUFFIXES, case_id_of, read_volume, write_text, write_volume
 
 log = logging.getLogger(__name__)
@@ -39,6 +40,7 @@ COHORT_COLUMNS = (
     "error",
 )
 _DONE = "burden.json"
+_FILES = (_DONE, "mask.nii.gz", "lesions.nii.gz", "lesions.csv", PREVIEW)
 """Written into a case's folder before the folder gets its name; a folder that has it is complete."""
 
 
@@ -89,6 +91,10 @@ def predict_batch(
         overwrite: Redo cases that are complete.
         on_case: Called with each case's row as it ends.
     """
+    try:
+        hu_per_mg_ha(kv)
+    except ValueError as error:
+        raise InputError("--kv", expected="a tube voltage", found=str(error), remedy="give it in kV") from error
     spec = predictor.model.spec
     cases = scans_of(source, spec.preprocess.modality)
     out.mkdir(parents=True, exist_ok=True)
@@ -100,7 +106,7 @@ def predict_batch(
         rows.append(row)
         stages[case.case_id] = seconds
         on_case(row)
-    write_text(out / "cohort.csv", _table(rows))
+    write_text(out / "cohort.csv", _table(_earlier_rows(out, cases) + rows))
     facts = describe_run(
         **predictor.describe(),
         start=start,
@@ -115,33 +121,66 @@ def predict_batch(
     return BatchResult(rows)
 
 
+def _earlier_rows(out: Path, cases: list[Case]) -> list[dict[str, Any]]:
+    """Return the rows of complete cases of earlier calls that this call did not ask for."""
+    path = out / "cohort.csv"
+    if not path.is_file():
+        return []
+    asked = {case.case_id for case in cases}
+    with path.open(newline="", encoding="utf-8") as stream:
+        rows = [{name: row.get(name) for name in COHORT_COLUMNS} for row in csv.DictReader(stream)]
+    return [row for row in rows if row["case_id"] not in asked and (out / str(row["case_id"]) / _DONE).is_file()]
+
+
 def _predict_case(
     case: Case, out: Path, predictor: ScanPredictor, kv: str | None, overwrite: bool
 ) -> tuple[dict[str, Any], dict[str, float]]:
     folder = out / case.case_id
-    if (folder / _DONE).is_file() and not overwrite:
-        return _row(case.case_id, "kept", json.loads((folder / _DONE).read_text())), {}
     begin = time.perf_counter()
     try:
-        burden, seconds = _write_case(case, folder, predictor, kv)
+        settings = {**predictor.describe(), "kv": kv, "scan_sha256": sha256_of(case.image)}
+        kept = None if overwrite else _complete(folder, settings)
+        if kept is not None:
+            return _row(case.case_id, "kept", kept), {}
+        burden, seconds = _write_case(case, folder, predictor, kv, settings)
     except Exception as error:
         # whatever one scan does, the others are still to be done; the reason stands in its row
         log.debug("%s failed", case.case_id, exc_info=True)
-        return {**_row(case.case_id, "failed", {}), "error": _reason(case, error)}, {}
+        return {**_row(case.case_id, "failed", {}), "error": _named(case, error)}, {}
     total = round(time.perf_counter() - begin, 2)
     return {**_row(case.case_id, "done", burden), "seconds": total}, seconds
 
 
-def _reason(case: Case, error: Exception) -> str:
-    """Return why a case failed, in one line and without the path, which may name a patient."""
-    if isinstance(error, InputError):
-        return str(error)
-    text = error.strerror if isinstance(error, OSError) else str(error).partition("\n")[0]
-    return f"{case.case_id}: {type(error).__name__}: {text}"
+def _named(case: Case, error: Exception) -> str:
+    reason = reason_of(error)
+    return reason if reason.startswith(case.case_id) else f"{case.case_id}: {reason}"
+
+
+def _complete(folder: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the burden of a folder that these settings made of this scan, else None.
+
+    Raises:
+        InputError: If the folder holds something that is no result of this package, which must not be replaced.
+    """
+    if not folder.exists():
+        return None
+    foreign = {path.name for path in folder.iterdir()} - set(_FILES) if folder.is_dir() else {folder.name}
+    if foreign:
+        raise InputError(
+            folder,
+            expected="a new folder for the case, or an earlier result",
+            found=f"other files, such as {min(foreign)}",
+            remedy="choose another OUT",
+        )
+    try:
+        burden: dict[str, Any] = json.loads((folder / _DONE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return burden if burden.get("prediction") == settings else None
 
 
 def _write_case(
-    case: Case, folder: Path, predictor: ScanPredictor, kv: str | None
+    case: Case, folder: Path, predictor: ScanPredictor, kv: str | None, settings: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, float]]:
     """Segment one scan into a hidden folder and give it its name when everything is in it."""
     begin = time.perf_counter()
@@ -158,6 +197,7 @@ def _write_case(
         kv=kv,
         probability=prediction.probability,
     )
+    analysis.burden["prediction"] = settings
     seconds["measure"] = round(time.perf_counter() - begin, 3)
     begin = time.perf_counter()
     partial = folder.with_name(f".{folder.name}.part")

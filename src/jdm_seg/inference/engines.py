@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from importlib.util import find_spec
 from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor
 
-from jdm_seg.errors import InputError
+from jdm_seg.errors import InputError, reason_of
 from jdm_seg.inference.sliding_window import Predictor
 from jdm_seg.model_folder import ModelFolder
 
@@ -57,17 +58,27 @@ def build_engine(model: ModelFolder, name: EngineName, *, device: str = "cpu", p
     """
     if precision not in PRECISIONS:
         raise InputError("--precision", expected=" or ".join(PRECISIONS), found=repr(precision), remedy="choose one")
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise InputError("--device", expected="cpu, cuda or cuda:N", found=repr(device), remedy="choose one")
     if device != "cpu" and name != "torch":
         raise InputError("--device", expected=f"cpu with --engine {name}", found=device, remedy="use --engine torch")
-    if name == "torch":
-        return _torch_engine(model, device, precision)
-    if name == "openvino":
-        return _openvino_engine(model, precision)
-    if precision != "f32":
+    if name == "onnxruntime" and precision != "f32":
         raise InputError(
             "--precision", expected="f32 with onnxruntime", found=precision, remedy="use --engine torch or openvino"
         )
-    return _onnxruntime_engine(model)
+    try:
+        if name == "torch":
+            return _torch_engine(model, device, precision)
+        return _openvino_engine(model, precision) if name == "openvino" else _onnxruntime_engine(model)
+    except InputError:
+        raise
+    except Exception as error:  # each engine has its own errors, of plain Exception
+        raise InputError(
+            f"model {model.path.name}",
+            expected=f"a network that {name} can load",
+            found=reason_of(error),
+            remedy="copy or export the model again",
+        ) from error
 
 
 def _torch_engine(model: ModelFolder, device: str, precision: str) -> Predictor:

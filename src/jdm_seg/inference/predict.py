@@ -11,17 +11,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from jdm_seg.cases import check_modality
 from jdm_seg.errors import InputError
 from jdm_seg.inference.engines import build_engine, resolve_engine
 from jdm_seg.inference.sliding_window import Predictor, predict_logits
 from jdm_seg.model_folder import ModelFolder
+from jdm_seg.provenance import sha256_of
 from jdm_seg.resample import resample_slab
 from jdm_seg.transforms import Placement, intensity_range, normalize, preprocess
 from jdm_seg.volume import Volume
 
 _SLAB = 32
-_AIR_SHARE_HU = -300
-"""CT has air around the body; a scan whose darkest values lie above this is no CT in HU."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,7 @@ class ScanPredictor:
         self.model = model
         self.settings = settings or PredictSettings()
         self.engine = resolve_engine(self.settings.engine, self.settings.device)
+        self._model_sha256 = sha256_of(model.onnx)
         self._predict: Predictor = build_engine(
             model, self.engine, device=self.settings.device, precision=self.settings.precision
         )
@@ -83,6 +84,7 @@ class ScanPredictor:
         spec = self.model.spec
         return {
             "model": spec.name,
+            "model_sha256": self._model_sha256,
             "engine": self.engine,
             "device": self.settings.device,
             "precision": self.settings.precision,
@@ -107,7 +109,7 @@ class ScanPredictor:
         """
         clock = _Clock()
         spec = self.model.spec
-        _check_modality(scan, spec.preprocess.modality)
+        check_modality(scan, spec.preprocess.modality)
         image, placement = preprocess(scan, spec.preprocess)
         image = normalize(image, intensity_range(image, spec.preprocess.intensity))
         clock.lap("preprocess")
@@ -155,21 +157,6 @@ def to_scan_grid(
             mask[here] = found
             probability[here][found] = 1 / (1 + np.exp(-slab[found]))
     return mask, probability
-
-
-def _check_modality(scan: Volume, modality: str) -> None:
-    low, high = float(scan.array.min()), float(scan.array.max())
-    if low == high:
-        raise InputError(
-            scan.name, expected="a scan", found=f"one value, {low:g}, everywhere", remedy="export it again"
-        )
-    if modality == "ct" and low > _AIR_SHARE_HU:
-        raise InputError(
-            scan.name,
-            expected="CT numbers in HU with air below -300",
-            found=f"values from {low:g} to {high:g}",
-            remedy="check that this is CT, and that the rescale slope and intercept were applied",
-        )
 
 
 class _Clock:

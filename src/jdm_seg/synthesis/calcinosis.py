@@ -57,7 +57,11 @@ def build_host(tissue: NDArray[np.uint8], spacing: Spacing) -> Host:
     """Measure the distances that deposits are placed by."""
     inside = (tissue != Tissue.AIR) & (tissue != Tissue.TABLE)
     muscle = (tissue == Tissue.MUSCLE) | (tissue == Tissue.BLOOD)
-    return Host(tissue, spacing, _distance(inside, spacing), _distance(~muscle, spacing) - _distance(muscle, spacing))
+    outside, within = _distance(~muscle, spacing), _distance(muscle, spacing)
+    # distances run to the centre of the next voxel of the other class; its surface lies half a voxel before
+    half = np.float32(0.5 * min(spacing))
+    signed = np.where(muscle, half - within, outside - half).astype(np.float32)
+    return Host(tissue, spacing, _distance(inside, spacing), signed)
 
 
 def _distance(mask: NDArray[np.bool_], spacing: Spacing) -> FloatArray:
@@ -111,14 +115,19 @@ class Calcinosis:
     Attributes:
         occupancy: Share of each voxel that is deposit, 0 to 1.
         calcium: Mean mg HA / cm³ over each voxel.
-        instances: Number of the deposit (1..n, in the order of ``deposits``) that fills most of a labelled voxel.
+        dominant: Number of the deposit (1..n, in the order of ``deposits``) that fills most of a voxel, 0 without any.
         deposits: What was rendered.
     """
 
     occupancy: FloatArray
     calcium: FloatArray
-    instances: NDArray[np.uint16]
+    dominant: NDArray[np.uint16]
     deposits: tuple[Deposit, ...]
+
+    @property
+    def instances(self) -> NDArray[np.uint16]:
+        """Number of the deposit at every labelled voxel, 0 elsewhere."""
+        return np.where(self.occupancy >= 0.5, self.dominant, 0).astype(np.uint16)
 
     @property
     def label(self) -> NDArray[np.uint8]:
@@ -188,7 +197,7 @@ def _candidates(host: Host, pattern: str) -> NDArray[np.intp]:
     if pattern == "plaque":
         where = fat & (host.depth_mm > 1) & (host.depth_mm < 6)
     elif pattern == "sheet":
-        where = host.soft & (np.abs(host.muscle_mm) < 1.5) & (host.depth_mm > 2)
+        where = host.soft & (np.abs(host.muscle_mm) <= max(1.5, min(host.spacing))) & (host.depth_mm > 2)
     elif pattern in ("net", "nodule"):
         where = fat & (host.depth_mm > 1)
     else:
@@ -210,7 +219,7 @@ def render_deposits(deposits: tuple[Deposit, ...], host: Host) -> Calcinosis:
     occupancy = np.zeros(shape, np.float32)
     calcium = np.zeros(shape, np.float32)
     largest = np.zeros(shape, np.float32)
-    instances = np.zeros(shape, np.uint16)
+    dominant = np.zeros(shape, np.uint16)
     soft = host.soft
     for number, deposit in enumerate(deposits, start=1):
         box = _box_of(deposit, host)
@@ -220,10 +229,9 @@ def render_deposits(deposits: tuple[Deposit, ...], host: Host) -> Calcinosis:
         grain = 1 + deposit.texture * _noise(_centres(box, host.spacing), deposit.seed + 1, 3.0).reshape(filled.shape)
         occupancy[box] = np.maximum(occupancy[box], filled)
         calcium[box] = np.maximum(calcium[box], filled * deposit.calcium * np.clip(grain, 0.3, 2))
-        instances[box] = np.where(filled > largest[box], number, instances[box])
+        dominant[box] = np.where(filled > largest[box], number, dominant[box])
         largest[box] = np.maximum(largest[box], filled)
-    instances[occupancy < 0.5] = 0
-    return Calcinosis(occupancy, calcium, instances, deposits)
+    return Calcinosis(occupancy, calcium, dominant, deposits)
 
 
 def _box_of(deposit: Deposit, host: Host) -> tuple[slice, slice, slice]:

@@ -6,6 +6,7 @@ are made nor on how many workers make them.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jdm_seg.cases import DATALIST, Case, Manifest, Modality, find_scans, write_manifest
+from jdm_seg.cases import DATALIST, Case, Manifest, Modality, as_modality, find_scans, write_manifest
 from jdm_seg.errors import InputError
 from jdm_seg.synthesis import ct, stir
 from jdm_seg.synthesis.body import render_body_part, sample_body_part
@@ -137,7 +138,7 @@ def synthesize_inserted(scan: Volume, priors: Priors, seed: tuple[int, int]) -> 
     host = build_host(estimate_tissue(scan.array, scan.spacing), scan.spacing)
     calcinosis = render_deposits(sample_deposits(host, rng, priors), host)
     acquisition = sample_scan_blur(rng, scan.spacing)
-    image = insert_ct(scan.array, calcinosis, host, acquisition)
+    image = insert_ct(scan.array, calcinosis, host, acquisition).astype(np.int16)
     return _finish(image, calcinosis, scan.affine, {"acquisition": asdict(acquisition)}, scan.spacing)
 
 
@@ -209,6 +210,8 @@ def synthesize_dataset(
     Returns:
         The manifest as written.
     """
+    origin = origin_of(modality=modality, seed=seed, preset=preset, backgrounds=backgrounds)
+    _check_same_origin(out, origin)
     if cases < 1:
         raise InputError("cases", expected="at least 1", found=str(cases), remedy="ask for one or more cases")
     settings = preset_of(modality, preset)
@@ -239,10 +242,46 @@ def synthesize_dataset(
         modality=modality,
         labels={"0": "background", "1": "calcinosis"},
         label_rule=LABEL_RULE,
-        seed=seed,
-        preset=preset,
+        synthetic={**origin, "cases": cases},
     )
     return manifest
+
+
+def origin_of(*, modality: str, seed: int, preset: str, backgrounds: Path | None = None) -> dict[str, Any]:
+    """Return what a synthetic data set is made from; written into its datalist.
+
+    Backgrounds are named by a hash of their ids and sizes: another folder makes another data set.
+    """
+    scans = None
+    if backgrounds is not None:
+        found = find_scans(backgrounds, as_modality(modality))
+        names = [f"{case.case_id} {case.image.stat().st_size}" for case in found]
+        scans = hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
+    return {"modality": modality, "seed": seed, "preset": preset, "backgrounds": scans}
+
+
+def _check_same_origin(out: Path, origin: dict[str, Any]) -> None:
+    """Refuse a folder that holds another data set: its cases would be orphaned or mixed with the new ones."""
+    found = synthetic_origin(out / DATALIST)
+    if found is None and not (out / DATALIST).exists():
+        return
+    if found is None or {key: found.get(key) for key in origin} != origin:
+        raise InputError(
+            out / DATALIST,
+            expected=f"no data set, or one made from {origin}",
+            found="a data set of another origin" if found is None else f"one made from {found}",
+            remedy="choose another folder",
+        )
+
+
+def synthetic_origin(datalist: Path) -> dict[str, Any] | None:
+    """Return what a datalist says it was made from, or None if it is not synthetic or cannot be read."""
+    try:
+        content = json.loads(datalist.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    origin = content.get("synthetic") if isinstance(content, dict) else None
+    return origin if isinstance(origin, dict) else None
 
 
 def _case_of(job: _Job, scans: list[Case]) -> Case:

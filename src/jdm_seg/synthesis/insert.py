@@ -13,6 +13,7 @@ from monai.transforms import MapTransform, Randomizable
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from jdm_seg.body_mask import find_body
 from jdm_seg.physics import HU_MAX
 from jdm_seg.synthesis.body import Tissue
 from jdm_seg.synthesis.calcinosis import Calcinosis, Host, Priors, build_host, render_deposits, sample_deposits
@@ -47,6 +48,7 @@ def estimate_tissue(hu: NDArray[Any], spacing: Spacing) -> NDArray[np.uint8]:
     smooth = ndimage.gaussian_filter(hu.astype(np.float32), [0.8 / s for s in spacing])
     body = cc3d.largest_k(np.ascontiguousarray(smooth > -400), k=3, connectivity=6) > 0
     body = ndimage.binary_fill_holes(body, structure=np.ones((3, 3, 1), bool)) & (smooth > -600)
+    body &= find_body(hu, spacing, "ct", margin_mm=0)  # without table and sheets
     tissue = np.where(body, np.where(smooth < -25, Tissue.FAT, Tissue.MUSCLE), Tissue.AIR).astype(np.uint8)
     depth = ndimage.distance_transform_edt(body, spacing)
     tissue[body & (depth <= _SKIN_MM)] = Tissue.SKIN
@@ -73,7 +75,7 @@ def _bone(hu: NDArray[Any], body: NDArray[np.bool_], spacing: Spacing) -> NDArra
     return result
 
 
-def insert_ct(hu: NDArray[Any], calcinosis: Calcinosis, host: Host, acquisition: CtAcquisition) -> NDArray[np.int16]:
+def insert_ct(hu: NDArray[Any], calcinosis: Calcinosis, host: Host, acquisition: CtAcquisition) -> NDArray[Any]:
     """Add calcium to a finished CT.
 
     The host's noise and texture stay underneath. Bone and air keep their values exactly, and so does every voxel
@@ -86,12 +88,13 @@ def insert_ct(hu: NDArray[Any], calcinosis: Calcinosis, host: Host, acquisition:
         acquisition: Tube voltage and blur of this scan.
 
     Returns:
-        int16 HU, clipped to the 12-bit range.
+        HU of the type of ``hu``, changed voxels clipped to the 12-bit range.
     """
     added = np.where(host.soft, calcium_to_hu(calcinosis.calcium, acquisition, host.spacing), 0)
     reached = np.abs(added) >= 0.5
-    result: NDArray[np.int16] = np.rint(hu).astype(np.int16)
-    result[reached] = np.clip(np.rint(hu[reached] + added[reached]), HU_MIN, HU_MAX).astype(np.int16)
+    result: NDArray[Any] = np.array(hu)
+    changed = np.clip(hu[reached] + added[reached], HU_MIN, HU_MAX)
+    result[reached] = np.rint(changed) if np.issubdtype(result.dtype, np.integer) else changed
     return result
 
 

@@ -128,7 +128,7 @@ def add_deposits(
     """
     result = signal * (1 - calcinosis.occupancy)
     index = np.array([0, *[PHENOTYPES.index(p) + 1 for p in acquisition.phenotypes]], np.uint8)
-    kind = index[calcinosis.instances]
+    kind = index[calcinosis.dominant]  # partial voxels too, or fluid would get a dark rim
     fluid = (kind == 3) * calcinosis.occupancy
     result += 4.8 * fluid  # milk of calcium, assumed T1 1500, T2 120, PD 0.8
     rimmed = ((kind == 2) * calcinosis.occupancy).astype(np.float32)
