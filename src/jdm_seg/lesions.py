@@ -5,7 +5,7 @@ Terms:
         to the mask. Sheets break into pieces on a voxel grid; without grouping their count means little.
     labels: the mask with each voxel numbered by its lesion, 0 outside, 1 for the largest.
 
-The cost of everything here follows the number of lesion voxels, not the size of the scan.
+Cost follows the number of lesion voxels and, for labelling, the box around all of them; never lesions times volume.
 """
 
 from __future__ import annotations

@@ -223,7 +223,7 @@ class Normalized(mt.MapTransform):  # type: ignore[misc]
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return case id, normalised image and label as tensors."""
-        image = normalize(np.array(data["image"], np.float32), data["limits"])
+        image = normalize(np.asarray(data["image"]).astype(np.float32), data["limits"])
         label = torch.as_tensor(np.asarray(data["label"]))
         return {"case_id": data["case_id"], "image": torch.from_numpy(image), "label": label}
 

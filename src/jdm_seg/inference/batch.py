@@ -139,8 +139,8 @@ def _predict_case(
     begin = time.perf_counter()
     try:
         settings = {**predictor.describe(), "kv": kv, "scan_sha256": sha256_of(case.image)}
-        kept = None if overwrite else _complete(folder, settings)
-        if kept is not None:
+        kept = _complete(folder, settings)
+        if kept is not None and not overwrite:
             return _row(case.case_id, "kept", kept), {}
         burden, seconds = _write_case(case, folder, predictor, kv, settings)
     except Exception as error:
