@@ -335,10 +335,13 @@ def _slope(kv: str | float | None) -> float:
 
 def _total(lesions: Iterable[Lesion], is_ct: bool) -> dict[str, Any]:
     rows = list(lesions)
+    masses = [row.mass_mg_ha for row in rows]
+    known = [mass for mass in masses if mass is not None]
     return {
         "lesion_count": len(rows),
         "volume_ml": sum((row.volume_mm3 for row in rows), 0.0) / 1000.0,
-        "mass_mg_ha": sum((row.mass_mg_ha or 0.0 for row in rows), 0.0) if is_ct else None,
+        # one lesion without a measurable background leaves the total unknown, not smaller
+        "mass_mg_ha": sum(known, 0.0) if is_ct and len(known) == len(masses) else None,
     }
 
 

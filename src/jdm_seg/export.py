@@ -213,7 +213,10 @@ def _training_data(run: Path) -> str:
 
 
 def _model_card(spec: ModelSpec, record: dict[str, Any]) -> str:
-    validation = "\n".join(f"| {name} | {value:.3f} |" for name, value in record.get("validation", {}).items())
+    validation = "\n".join(
+        f"| {name} | {'undefined' if value is None else f'{value:.3f}'} |"
+        for name, value in record.get("validation", {}).items()
+    )
     patch = spec.parity["patch"]
     return f"""# {spec.name}
 

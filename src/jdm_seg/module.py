@@ -14,7 +14,7 @@ from torch import Tensor
 from jdm_seg.config import instantiate
 from jdm_seg.inference.sliding_window import predict_logits
 from jdm_seg.losses import build_loss
-from jdm_seg.metrics.lesion import LesionProtocol, count_lesions
+from jdm_seg.metrics.lesion import LesionCounts, LesionProtocol, count_lesions
 from jdm_seg.metrics.voxel import dice
 from jdm_seg.networks import as_levels, build_network, foreground_logit
 from jdm_seg.synthesis.insert import IGNORE
@@ -99,16 +99,16 @@ class SegmentationModule(LightningModule):
             return
         scores = np.array(self._scores, dtype=float)
         tp, fp, fn = scores[:, 1:].sum(axis=0)
-        dice_mean = np.nanmean(scores[:, 0]) if np.isfinite(scores[:, 0]).any() else 0.0
-        f1 = 2 * tp / max(1.0, 2 * tp + fp + fn)
+        counts = LesionCounts(int(tp), int(fp), int(fn))
+        defined = scores[np.isfinite(scores[:, 0]), 0]
         figures = {
-            "val/dice": dice_mean,
-            "val/lesion_f1": f1,
-            # what checkpoints are chosen by: lesions first, and outlines among equals
-            "val/score": (f1 + dice_mean) / 2,
-            "val/lesion_precision": tp / max(1.0, tp + fp),
-            "val/lesion_recall": tp / max(1.0, tp + fn),
+            "val/dice": defined.mean() if defined.size else math.nan,
+            "val/lesion_f1": counts.f1,
+            "val/lesion_precision": counts.precision,
+            "val/lesion_recall": counts.recall,
         }
+        # what checkpoints are chosen by: lesions first, outlines among equals; nothing to find is nothing to choose by
+        figures["val/score"] = np.nan_to_num(figures["val/lesion_f1"] + figures["val/dice"]) / 2
         self.log_dict({name: float(value) for name, value in figures.items()}, prog_bar=True, batch_size=len(scores))
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:

@@ -102,7 +102,11 @@ def _outcome(trainer: Trainer, module: SegmentationModule, status: str) -> dict[
         "epochs": trainer.current_epoch,
         "steps": trainer.global_step,
         "parameters": sum(p.numel() for p in module.network.parameters()),
-        "validation": {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")},
+        "validation": {
+            k: float(v) if torch.isfinite(v) else None  # JSON has no NaN
+            for k, v in trainer.callback_metrics.items()
+            if k.startswith("val/")
+        },
     }
 
 
