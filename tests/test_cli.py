@@ -185,4 +185,6 @@ def test_quiet_prints_results_only(made):
 def test_the_model_folder_says_what_it_is(made):
     spec = read_spec(made / "model" / "model.json")
     assert spec.name == "tiny"
-    assert "Labelled cases of the user: 2 training and 1 validation." in spec.training_data
+    assert spec.training_data.startswith(
+        "Procedural bodies with synthetic deposits: 2 training and 1 validation cases."
+    )
