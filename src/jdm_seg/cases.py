@@ -81,6 +81,13 @@ def as_modality(value: object, where: str | Path = "modality") -> Modality:
     return cast(Modality, text)
 
 
+def manifest_path(root: Path | str) -> Path:
+    """Return the manifest that a path names: a JSON or CSV file itself, or the ``datalist.json`` of a folder."""
+    path = Path(root)
+    named = path.is_file() or (path.suffix.lower() in (".json", ".csv") and not path.is_dir())
+    return path if named else path / DATALIST
+
+
 def read_manifest(path: Path | str) -> Manifest:
     """Read a MONAI datalist or a CSV table, or the ``datalist.json`` of a folder.
 
@@ -88,9 +95,7 @@ def read_manifest(path: Path | str) -> Manifest:
         InputError: If the file is not a manifest, a field is wrong, or an id occurs twice.
         CaseNotFoundError: If the manifest or a file it names does not exist.
     """
-    path = Path(path)
-    if path.is_dir():
-        path = path / DATALIST
+    path = manifest_path(path)
     if not path.is_file():
         raise CaseNotFoundError(
             path, expected="a manifest", found="no such file", remedy="see data/README.md for the layouts"

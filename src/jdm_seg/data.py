@@ -13,7 +13,7 @@ from lightning import LightningDataModule
 from monai.data import CacheDataset
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from jdm_seg.cases import DATALIST, Case, as_modality, check_disjoint, find_scans, read_manifest, split_by_subject
+from jdm_seg.cases import Case, as_modality, check_disjoint, find_scans, manifest_path, read_manifest, split_by_subject
 from jdm_seg.config import AugmentConfig, DataConfig, PreprocessConfig
 from jdm_seg.errors import CaseNotFoundError, InputError
 from jdm_seg.synthesis.dataset import origin_of, synthesize_dataset, synthetic_origin
@@ -92,7 +92,7 @@ class CaseDataModule(LightningDataModule):
             return
         wanted = origin_of(modality=self.preprocess.modality, seed=made.seed, preset=made.preset)
         wanted["cases"] = made.cases
-        path = _manifest_path(self.config.root)
+        path = manifest_path(self.config.root)
         if path.is_file():
             found = synthetic_origin(path)
             if found != wanted:
@@ -132,7 +132,7 @@ class CaseDataModule(LightningDataModule):
                 )
             return split_by_subject(find_scans(config.backgrounds, modality), config.fold, config.folds, self.seed)
         assert config.root is not None
-        manifest = _manifest_path(config.root)
+        manifest = manifest_path(config.root)
         if not manifest.is_file():
             raise CaseNotFoundError(
                 manifest,
@@ -204,11 +204,6 @@ class _SeededByCase(mt.Transform):  # type: ignore[misc]
         digits = [self.seed, *sample["case_id"].encode()]
         self.transform.set_random_state(int(np.random.default_rng(digits).integers(2**31)))
         return self.transform(sample)
-
-
-def _manifest_path(root: str) -> Path:
-    path = Path(root)
-    return path if path.suffix.lower() in (".json", ".csv") else path / DATALIST
 
 
 def _check_cases(cases: list[Case], modality: str) -> None:

@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from torch import Tensor, nn
 
-from jdm_seg.cases import DATALIST, read_manifest
+from jdm_seg.cases import manifest_path, read_manifest
 from jdm_seg.config import LAST_CHECKPOINT, preprocess_from
 from jdm_seg.errors import CaseNotFoundError, InputError
 from jdm_seg.inference.engines import EngineName, build_engine
@@ -182,8 +183,6 @@ def _scan_parity(model: ModelFolder, run: Path) -> dict[str, Any]:
 
 
 def _validation_image(run: Path) -> Path | None:
-    import yaml
-
     config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
     validation = set(json.loads((run / "splits.json").read_text(encoding="utf-8"))["validation"])
     root = config["data"]["root"]
@@ -198,13 +197,11 @@ def _validation_image(run: Path) -> Path | None:
 
 def _training_data(run: Path) -> str:
     splits = json.loads((run / "splits.json").read_text(encoding="utf-8"))
-    import yaml
-
     data = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))["data"]
     count = f"{len(splits['training'])} training and {len(splits['validation'])} validation"
     if data["backgrounds"] is not None:
         return f"Synthetic deposits inserted on the fly into unlabelled CT scans: {count} scans."
-    origin = synthetic_origin(Path(data["root"]) / DATALIST)
+    origin = synthetic_origin(manifest_path(data["root"]))
     if origin is not None and origin["backgrounds"] is None:
         return f"Procedural bodies with synthetic deposits: {count} cases. No real scan was seen."
     if origin is not None:
