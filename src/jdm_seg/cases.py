@@ -8,7 +8,6 @@ the manifest's folder. Fields: ``image``, ``label`` (may be missing), ``case_id`
 from __future__ import annotations
 
 import csv
-import io
 import json
 import os
 import random
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from jdm_seg.errors import CaseNotFoundError, InputError
-from jdm_seg.volume import NIFTI_SUFFIXES, Volume, case_id_of, write_text
+from jdm_seg.volume import NIFTI_SUFFIXES, Volume, case_id_of, write_table, write_text
 
 Modality = Literal["ct", "stir"]
 MODALITIES: tuple[str, ...] = get_args(Modality)
@@ -127,12 +126,8 @@ def write_manifest(path: Path | str, manifest: Manifest, **fields: Any) -> None:
     path = Path(path)
     rows = {split: [_row(case, path.parent) for case in members] for split, members in manifest.cases.items()}
     if path.suffix.lower() == ".csv":
-        stream = io.StringIO()
         columns = ("split", "case_id", "subject_id", "modality", "image", "label")
-        writer = csv.DictWriter(stream, columns, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({"split": split, **row} for split, members in rows.items() for row in members)
-        write_text(path, stream.getvalue())
+        write_table(path, columns, ({"split": split, **row} for split, members in rows.items() for row in members))
         return
     write_text(path, json.dumps({**fields, **rows}, indent=1) + "\n")
 

@@ -7,8 +7,6 @@ one that found nothing, and named.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -24,7 +22,7 @@ from jdm_seg.lesions import SIZE_STRATA, equivalent_diameter_mm, label_lesions, 
 from jdm_seg.metrics.lesion import LesionCounts, LesionProtocol, MatchedLesions, match_labels
 from jdm_seg.metrics.surface import cl_dice, surface_distances
 from jdm_seg.metrics.voxel import EMPTY_POLICY, dice, ratio, volume_ml
-from jdm_seg.volume import NIFTI_SUFFIXES, Grid, case_id_of, write_text
+from jdm_seg.volume import NIFTI_SUFFIXES, Grid, case_id_of, write_table, write_text
 
 SCHEMA_VERSION = 1
 SURFACE_TOLERANCE_MM = 1.0
@@ -126,8 +124,8 @@ def evaluate_folders(
     summary = summarize(scores, protocol, seed=seed, n_bootstrap=n_bootstrap)
     summary["ignored_predictions"] = sorted(set(predicted) - set(expected))
     rows = [{"case_id": s.case_id, **s.figures, "status": _status(s), "error": s.error} for s in scores]
-    write_text(out / "cases.csv", _table(CASE_COLUMNS, rows))
-    write_text(out / "lesions.csv", _table(LESION_COLUMNS, [row for score in scores for row in score.lesions]))
+    write_table(out / "cases.csv", CASE_COLUMNS, rows)
+    write_table(out / "lesions.csv", LESION_COLUMNS, (row for score in scores for row in score.lesions))
     text = json.dumps(summary, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
     write_text(out / "summary.json", text)
     return summary
@@ -350,11 +348,3 @@ def _json(value: float) -> float | None:
 
 def _status(score: CaseScore) -> str:
     return "failed" if score.error else "ok"
-
-
-def _table(columns: Sequence[str], rows: list[dict[str, Any]]) -> str:
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return buffer.getvalue()

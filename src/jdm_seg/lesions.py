@@ -10,8 +10,6 @@ Cost follows the number of lesion voxels and, for labelling, the box around all 
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -27,7 +25,7 @@ from jdm_seg.errors import InputError
 from jdm_seg.mass import excess_hu
 from jdm_seg.neighbourhood import Indices, ball_steps, dilation, distance_to_outside, foreground_indices
 from jdm_seg.physics import HU_MAX
-from jdm_seg.volume import Grid, Spacing, Volume, case_id_of, read_volume, write_text
+from jdm_seg.volume import Grid, Spacing, Volume, case_id_of, read_volume, write_table
 
 CONNECTIVITY = 26
 GROUPING_MM = 1.0
@@ -266,12 +264,8 @@ def size_stratum(diameter_mm: float) -> str:
 
 def write_lesion_table(path: Path, lesions: list[Lesion]) -> None:
     """Write ``lesions.csv``, whole or not at all. No lesions give a table with a header and no rows."""
-    buffer = io.StringIO()
     names = [field.name for field in fields(Lesion)]
-    writer = csv.DictWriter(buffer, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(lesion) for lesion in lesions)
-    write_text(path, buffer.getvalue())
+    write_table(path, names, (asdict(lesion) for lesion in lesions))
 
 
 @dataclass(frozen=True)

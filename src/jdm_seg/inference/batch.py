@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import logging
 import resource
@@ -23,7 +22,7 @@ from jdm_seg.inference.predict import ScanPredictor
 from jdm_seg.physics import hu_per_mg_ha
 from jdm_seg.pictures import PREVIEW, write_preview
 from jdm_seg.provenance import describe_run, now, sha256_of
-from jdm_seg.volume import NIFTI_SUFFIXES, case_id_of, read_volume, write_text, write_volume
+from jdm_seg.volume import NIFTI_SUFFIXES, case_id_of, read_volume, write_table, write_text, write_volume
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +105,7 @@ def predict_batch(
         rows.append(row)
         stages[case.case_id] = seconds
         on_case(row)
-    write_text(out / "cohort.csv", _table(_earlier_rows(out, cases) + rows))
+    write_table(out / "cohort.csv", COHORT_COLUMNS, _earlier_rows(out, cases) + rows)
     facts = describe_run(
         **predictor.describe(),
         start=start,
@@ -222,11 +221,3 @@ def _row(case_id: str, status: str, burden: dict[str, Any]) -> dict[str, Any]:
 def burden_columns(burden: dict[str, Any]) -> dict[str, Any]:
     """Return the figures of one scan that a cohort table shows."""
     return {name: burden[name] for name in COHORT_COLUMNS if name in burden}
-
-
-def _table(rows: list[dict[str, Any]]) -> str:
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, COHORT_COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return stream.getvalue()
