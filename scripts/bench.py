@@ -18,9 +18,10 @@ from jdm_seg.inference.sliding_window import predict_logits
 from jdm_seg.lesions import label_lesions
 from jdm_seg.networks import SpaceToDepthUNet, as_levels
 from jdm_seg.resample import axis_weights, resample
-from jdm_seg.synthesis.body import Tissue
-from jdm_seg.synthesis.calcinosis import build_host, render_deposits, sample_deposits
+from jdm_seg.synthesis.calcinosis import render_deposits, sample_deposits
+from jdm_seg.synthesis.host import build_host
 from jdm_seg.synthesis.insert import insert_ct, sample_scan_blur
+from jdm_seg.synthesis.tissue import Tissue
 from jdm_seg.volume import Volume, read_volume, write_volume
 
 

@@ -23,6 +23,8 @@ ORDER = (
     "resample",
     "body_mask",
     "neighbourhood",
+    "synthesis.tissue",
+    "synthesis.host",
     "synthesis.body",
     "synthesis.calcinosis",
     "synthesis.ct",

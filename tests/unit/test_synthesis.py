@@ -14,20 +14,21 @@ from jdm_seg.cases import read_manifest
 from jdm_seg.errors import InputError
 from jdm_seg.physics import HU_MAX, HU_PER_MG_HA, hu_per_mg_ha
 from jdm_seg.synthesis import stir
-from jdm_seg.synthesis.body import Tissue, render_body_part, sample_body_part
+from jdm_seg.synthesis.body import render_body_part, sample_body_part
 from jdm_seg.synthesis.calcinosis import (
     PATTERNS,
     Calcinosis,
     Deposit,
     _candidates,
     _occupancy,
-    build_host,
     render_deposits,
     sample_deposits,
 )
 from jdm_seg.synthesis.ct import CtAcquisition, add_noise, calcium_to_hu, quantise
 from jdm_seg.synthesis.dataset import PRESETS, synthesize_body, synthesize_dataset, synthesize_inserted
+from jdm_seg.synthesis.host import build_host
 from jdm_seg.synthesis.insert import estimate_tissue, insert_ct
+from jdm_seg.synthesis.tissue import Tissue
 from jdm_seg.volume import read_volume
 
 SPACING = (1.0, 1.0, 1.0)

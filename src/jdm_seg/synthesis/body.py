@@ -8,38 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from enum import IntEnum
 
 import numpy as np
 from numpy.typing import NDArray
 
+from jdm_seg.synthesis.tissue import Tissue
 from jdm_seg.volume import Spacing
 
 FloatArray = NDArray[np.float32]
-
-
-class Tissue(IntEnum):
-    """Codes of a tissue map."""
-
-    AIR = 0
-    SKIN = 1
-    FAT = 2
-    FASCIA = 3
-    MUSCLE = 4
-    BLOOD = 5
-    CORTEX = 6
-    MARROW = 7
-    """Shaft marrow: fatty in adults, red in children."""
-    TRABECULA = 8
-    """Spongy bone of bone ends and of unfused ossification centres."""
-    CARTILAGE = 9
-    TABLE = 10
-    DENSE = 11
-    """Dense in a real scan and not known to be bone: neither a place for deposits nor a negative."""
-
-
-SOFT_TISSUE = (Tissue.SKIN, Tissue.FAT, Tissue.FASCIA, Tissue.MUSCLE)
-"""Where deposits may lie."""
 
 
 @dataclass(frozen=True)

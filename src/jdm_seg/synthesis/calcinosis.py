@@ -1,20 +1,20 @@
 """Deposits by morphological pattern, rendered to the calcium fraction of every voxel.
 
-A :class:`Host` says where deposits may lie; it comes from a procedural body or from a real scan, and nothing below it
-knows which. Patterns follow the vocabulary of the dermatomyositis literature (superficial plaques and nodules, tumoral
+Patterns follow the vocabulary of the dermatomyositis literature (superficial plaques and nodules, tumoral
 masses, fascial sheets, reticular nets). Frequencies are assumptions unless a source is named.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from jdm_seg.synthesis.body import SOFT_TISSUE, Tissue
+from jdm_seg.synthesis.host import Host
+from jdm_seg.synthesis.tissue import Tissue
 from jdm_seg.volume import Spacing
 
 FloatArray = NDArray[np.float32]
@@ -29,46 +29,6 @@ _ROUGHEST = 1.5
 """Largest outline of a deposit over its radius."""
 _FAR_MM = 6.0
 """Farther outside than any border voxel's sub-voxels reach."""
-
-
-@dataclass(frozen=True)
-class Host:
-    """Where deposits may lie, on the grid they are rendered on.
-
-    Attributes:
-        tissue: :class:`~jdm_seg.synthesis.body.Tissue` codes, shape (X, Y, Z).
-        spacing: Voxel size in mm.
-        depth_mm: Distance to the air around the body, 0 outside, shape (X, Y, Z).
-        muscle_mm: Signed distance to the surface of muscle, negative inside, shape (X, Y, Z).
-    """
-
-    tissue: NDArray[np.uint8]
-    spacing: Spacing
-    depth_mm: FloatArray = field(repr=False)
-    muscle_mm: FloatArray = field(repr=False)
-
-    @property
-    def soft(self) -> NDArray[np.bool_]:
-        """Voxels that may hold a deposit."""
-        return np.isin(self.tissue, SOFT_TISSUE)
-
-
-def build_host(tissue: NDArray[np.uint8], spacing: Spacing) -> Host:
-    """Measure the distances that deposits are placed by."""
-    inside = (tissue != Tissue.AIR) & (tissue != Tissue.TABLE)
-    muscle = (tissue == Tissue.MUSCLE) | (tissue == Tissue.BLOOD)
-    outside, within = _distance(~muscle, spacing), _distance(muscle, spacing)
-    # distances run to the centre of the next voxel of the other class; its surface lies half a voxel before
-    half = np.float32(0.5 * min(spacing))
-    signed = np.where(muscle, half - within, outside - half).astype(np.float32)
-    return Host(tissue, spacing, _distance(inside, spacing), signed)
-
-
-def _distance(mask: NDArray[np.bool_], spacing: Spacing) -> FloatArray:
-    if mask.all():  # nothing to measure to: as far as this grid is wide
-        return np.full(mask.shape, float(np.linalg.norm(np.multiply(mask.shape, spacing))), np.float32)
-    result: FloatArray = ndimage.distance_transform_edt(mask, spacing).astype(np.float32)
-    return result
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from jdm_seg.physics import HU_AIR, HU_MAX, HU_PER_MG_HA, hu_per_mg_ha
-from jdm_seg.synthesis.body import Tissue
+from jdm_seg.synthesis.tissue import Tissue
 from jdm_seg.volume import Spacing
 
 FloatArray = NDArray[np.float32]

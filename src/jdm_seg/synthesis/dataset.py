@@ -26,10 +26,10 @@ from jdm_seg.synthesis.calcinosis import (
     LABEL_RULE,
     Calcinosis,
     Priors,
-    build_host,
     render_deposits,
     sample_deposits,
 )
+from jdm_seg.synthesis.host import build_host
 from jdm_seg.synthesis.insert import estimate_tissue, insert_ct, sample_scan_blur
 from jdm_seg.volume import Spacing, Volume, read_volume, write_text, write_volume
 

@@ -15,9 +15,10 @@ from scipy import ndimage
 
 from jdm_seg.body_mask import find_body
 from jdm_seg.physics import HU_MAX
-from jdm_seg.synthesis.body import Tissue
-from jdm_seg.synthesis.calcinosis import Calcinosis, Host, Priors, build_host, render_deposits, sample_deposits
+from jdm_seg.synthesis.calcinosis import Calcinosis, Priors, render_deposits, sample_deposits
 from jdm_seg.synthesis.ct import HU_MIN, CtAcquisition, calcium_to_hu
+from jdm_seg.synthesis.host import Host, build_host
+from jdm_seg.synthesis.tissue import Tissue
 from jdm_seg.volume import Spacing
 
 IGNORE = 255

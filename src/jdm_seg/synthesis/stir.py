@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from jdm_seg.physics import FAT_T1_MS, T1_MS, T2_MS
-from jdm_seg.synthesis.body import Tissue
 from jdm_seg.synthesis.calcinosis import Calcinosis
+from jdm_seg.synthesis.tissue import Tissue
 from jdm_seg.volume import Spacing
 
 FloatArray = NDArray[np.float32]
