@@ -115,6 +115,32 @@ def read_manifest(path: Path | str) -> Manifest:
     return Manifest({split: tuple(members) for split, members in cases.items()})
 
 
+def read_subjects(path: Path | str) -> dict[str, str]:
+    """Read which subject each case belongs to, from a manifest or a CSV table of ``case_id`` and ``subject_id``.
+
+    The scans themselves need not be there.
+
+    Returns:
+        Subject by case id; a case without a subject is its own.
+
+    Raises:
+        InputError: If the file is neither.
+        CaseNotFoundError: If it does not exist.
+    """
+    path = manifest_path(path)
+    if not path.is_file():
+        raise CaseNotFoundError(
+            path, expected="a manifest or a table of subjects", found="no such file", remedy="check the path"
+        )
+    subjects = {}
+    for _, row in _csv_rows(path) if path.suffix.lower() == ".csv" else _datalist_rows(path):
+        case_id = row.get("case_id") or (case_id_of(Path(str(row["image"]))) if row.get("image") else None)
+        if case_id is None:
+            raise InputError(path, expected="a case_id in every row", found="a row without", remedy="add the ids")
+        subjects[str(case_id)] = str(row.get("subject_id") or case_id)
+    return subjects
+
+
 def write_manifest(path: Path | str, manifest: Manifest, **fields: Any) -> None:
     """Write a manifest whose paths are relative to its own folder.
 

@@ -180,22 +180,47 @@ def burden(
     print(f"{figures['lesion_count']} lesions, {figures['volume_ml']:.3f} mL; tables in {out}")
 
 
-@app.command(epilog="Example: jdm-seg evaluate results/ labels/ evaluation/")
+@app.command(
+    epilog="Example: jdm-seg evaluate results/ labels/ evaluation/ --protocol brats2023. "
+    "Two methods: jdm-seg evaluate ours/ labels/ evaluation/ --compare theirs/"
+)
 def evaluate(
     predictions: Annotated[Path, typer.Argument(help="Folder of masks: <id>.nii.gz or <id>/mask.nii.gz.")],
     references: Annotated[Path, typer.Argument(help="Folder of reference masks, named the same way.")],
     out: Annotated[Path, typer.Argument(help="Folder for cases.csv, lesions.csv and summary.json.")],
+    protocol: Annotated[
+        str, typer.Option(help="default, brats2023, brats2023_met, isles22, autopet or panoptica.")
+    ] = "default",
+    compare: Annotated[
+        Path | None, typer.Option(help="Masks of a second method: writes comparison.csv and comparison.json too.")
+    ] = None,
+    attributes: Annotated[
+        Path | None, typer.Option(help="Folder of <id>.csv or .json with pattern, host, ... of the reference lesions.")
+    ] = None,
+    subjects: Annotated[
+        Path | None, typer.Option(help="datalist.json, or a CSV of case_id and subject_id: who is resampled as one.")
+    ] = None,
+    quiet: Quiet = False,
 ) -> None:
-    """Score masks against reference masks: Dice, and lesions found, missed and false."""
-    from jdm_seg.evaluate import evaluate_folders
+    """Score masks against reference masks: Dice, and lesions found, missed and false; or compare two methods."""
+    from jdm_seg.evaluate import EvaluateSettings, compare_folders, evaluate_folders, find_masks
+    from jdm_seg.metrics.protocol import protocol_named
 
-    summary = evaluate_folders(predictions, references, out)
-    for line in _figures(summary):
+    settings = EvaluateSettings(protocol_named(protocol), attributes, subjects)
+    total = len(find_masks(references)) * (1 if compare is None else 2)
+    rows: list[dict[str, Any]] = []
+    with _progress("cases", total, quiet) as advance:
+        if compare is None:
+            summaries = [evaluate_folders(predictions, references, out, settings, on_case=advance)]
+        else:
+            *summaries, rows = compare_folders(predictions, compare, references, out, settings, on_case=advance)
+    for line in (*_figures(summaries[0]), *_differences(rows)):
         print(line)
     print(f"tables in {out}")
-    if summary["failed"]:
-        for case_id, reason in summary["failed"].items():
-            print(f"error: {reason if case_id in reason else f'{case_id}: {reason}'}", file=sys.stderr)
+    failed = [item for summary in summaries for item in summary["failed"].items()]
+    for case_id, reason in failed:
+        print(f"error: {reason if case_id in reason else f'{case_id}: {reason}'}", file=sys.stderr)
+    if failed:
         raise typer.Exit(1)
 
 
@@ -279,3 +304,12 @@ def _figures(summary: dict[str, Any]) -> Iterator[str]:
             f"{name:18} {figure['mean']:.3f} (95 % interval {figure['ci_low']:.3f} to {figure['ci_high']:.3f}, "
             f"{figure['n']} cases{undefined})"
         )
+
+
+def _differences(rows: list[dict[str, Any]]) -> Iterator[str]:
+    for row in rows:
+        if row["figure"] in ("dice", "lesion_f1", "lesion_precision", "lesion_recall") and row["n"]:
+            yield (
+                f"{row['figure']:18} {row['difference']:+.3f} against the second method (95 % interval "
+                f"{row['ci_low']:+.3f} to {row['ci_high']:+.3f}, p {row['p']:.3f}, {row['n']} cases)"
+            )

@@ -1,4 +1,4 @@
-"""Score a folder of masks against a folder of reference masks.
+"""Score a folder of masks against a folder of reference masks, or two such folders against each other.
 
 A number here never depends on how a mask was made: both sides are read from disk, so a network, a threshold and a human
 reader are scored alike. Undefined figures stay NaN and are counted; a case without a usable prediction is scored as
@@ -9,89 +9,76 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from jdm_seg.cases import DATALIST, read_subjects
+from jdm_seg.components import LesionVoxels
 from jdm_seg.errors import CaseNotFoundError, InputError, reason_of
-from jdm_seg.lesions import SIZE_STRATA, equivalent_diameter_mm, label_lesions, read_mask, size_stratum
-from jdm_seg.metrics.lesion import LesionCounts, LesionProtocol, MatchedLesions, match_labels
-from jdm_seg.metrics.surface import cl_dice, surface_distances
-from jdm_seg.metrics.voxel import EMPTY_POLICY, dice, ratio, volume_ml
-from jdm_seg.volume import NIFTI_SUFFIXES, Grid, case_id_of, write_table, write_text
+from jdm_seg.lesions import read_mask
+from jdm_seg.metrics.attributes import lesion_attributes, read_instances, read_rows
+from jdm_seg.metrics.protocol import LesionProtocol
+from jdm_seg.scoring import FIGURES, LESION_COLUMNS, CaseScore, Describe, failed_case, score_case
+from jdm_seg.summary import COMPARISON_COLUMNS, SCHEMA_VERSION, compare_scores, finite_or_none, summarize
+from jdm_seg.volume import NIFTI_SUFFIXES, Volume, case_id_of, write_table, write_text
 
-SCHEMA_VERSION = 1
-SURFACE_TOLERANCE_MM = 1.0
-FIGURES = (
-    "dice",
-    "lesion_tp",
-    "lesion_fp",
-    "lesion_fn",
-    "lesion_precision",
-    "lesion_recall",
-    "lesion_f1",
-    "volume_prediction_ml",
-    "volume_reference_ml",
-    "volume_error_ml",
-    "false_positive_volume_ml",
-    "false_negative_volume_ml",
-    "surface_dice_1mm",
-    "hd95_mm",
-    "cl_dice",
-)
 CASE_COLUMNS = ("case_id", *FIGURES, "status", "error")
-LESION_COLUMNS = (
-    "case_id",
-    "role",
-    "lesion",
-    "volume_mm3",
-    "equivalent_diameter_mm",
-    "size_stratum",
-    "counted",
-    "matched",
-    "matches",
-)
-FAILED_POLICY = (
-    "A reference without a usable prediction scores 0 in every overlap and detection figure, with all its lesions "
-    "missed; figures of the absent prediction are NaN. A case whose reference cannot be read is NaN throughout."
-)
-_FAILED_SCORES = ("dice", "lesion_precision", "lesion_f1", "surface_dice_1mm", "cl_dice")
-
-Progress = Callable[[int, int, str], None]
+RECORDS = "records"
+"""Folder beside the references where ``jdm-seg synthesize`` writes what it knows of each deposit."""
 
 
 @dataclass(frozen=True)
-class CaseScore:
-    """The figures of one case.
+class EvaluateSettings:
+    """What an evaluation needs besides the masks.
 
     Attributes:
-        case_id: Name of the case.
-        figures: One value per name in :data:`FIGURES`; NaN is undefined.
-        lesions: Rows of ``lesions.csv``.
-        recalls: Per size stratum, found and all reference lesions, whatever their size.
-        error: Why the case failed; empty when it did not.
+        protocol: How lesions are formed, matched and counted.
+        attributes: Folder of tables of lesion attributes, see :mod:`jdm_seg.metrics.attributes`; default the
+            ``records`` beside the references, if there are any.
+        subjects: Manifest, or CSV table of ``case_id`` and ``subject_id``; default the ``datalist.json`` beside the
+            references, if there is one. Cases of one subject are resampled together.
+        seed: Of bootstrap and permutation.
+        n_bootstrap: Number of resamples.
     """
 
-    case_id: str
-    figures: dict[str, float]
-    lesions: list[dict[str, Any]]
-    recalls: dict[str, tuple[int, int]]
-    error: str = ""
+    protocol: LesionProtocol = field(default_factory=LesionProtocol)
+    attributes: Path | None = None
+    subjects: Path | None = None
+    seed: int = 0
+    n_bootstrap: int = 2000
+
+    def subjects_of(self, references: Path) -> dict[str, str]:
+        """Return the subject of each case that the table or a datalist beside the references knows."""
+        beside = references.parent / DATALIST
+        if self.subjects is not None:
+            return read_subjects(self.subjects)
+        return read_subjects(beside) if beside.is_file() else {}
+
+    def attributes_of(self, references: Path) -> Path | None:
+        """Return the folder of lesion attributes, or None.
+
+        Raises:
+            CaseNotFoundError: If the folder that was named does not exist.
+        """
+        if self.attributes is None:
+            beside = references.parent / RECORDS
+            return beside if beside.is_dir() else None
+        if not self.attributes.is_dir():
+            raise CaseNotFoundError(
+                self.attributes, expected="a folder of tables", found="no such folder", remedy="check --attributes"
+            )
+        return self.attributes
 
 
 def evaluate_folders(
     predictions: Path,
     references: Path,
     out: Path,
-    protocol: LesionProtocol | None = None,
+    settings: EvaluateSettings | None = None,
     *,
-    seed: int = 0,
-    n_bootstrap: int = 2000,
-    on_case: Progress | None = None,
+    on_case: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Score every reference mask, write ``cases.csv``, ``lesions.csv`` and ``summary.json``.
 
@@ -102,33 +89,80 @@ def evaluate_folders(
         predictions: Folder of masks to score.
         references: Folder of reference masks: these are the cases.
         out: Folder for the results.
-        protocol: How lesions are formed and counted; default :class:`~jdm_seg.metrics.lesion.LesionProtocol`.
-        seed: Of the bootstrap.
-        n_bootstrap: Number of resamples of the cases.
-        on_case: Called with cases done, cases in all and the case id just finished.
+        settings: Protocol, attributes, subjects and seed.
+        on_case: Called with each case id just finished.
 
     Returns:
         The content of ``summary.json``; ``failed`` maps each failed case to its reason and is empty when all went well.
 
     Raises:
         CaseNotFoundError: If a folder does not exist or holds no mask.
-        InputError: If two files claim one case id.
+        InputError: If two files claim one case id, or a table cannot be read.
     """
-    protocol = LesionProtocol() if protocol is None else protocol
-    predicted, expected = find_masks(predictions), find_masks(references)
-    scores = []
-    for done, (case_id, reference) in enumerate(expected.items(), start=1):
-        scores.append(_score_files(case_id, predicted.get(case_id), reference, protocol))
-        if on_case is not None:
-            on_case(done, len(expected), case_id)
-    summary = summarize(scores, protocol, seed=seed, n_bootstrap=n_bootstrap)
-    summary["ignored_predictions"] = sorted(set(predicted) - set(expected))
-    rows = [{"case_id": s.case_id, **s.figures, "status": _status(s), "error": s.error} for s in scores]
-    write_table(out / "cases.csv", CASE_COLUMNS, rows)
-    write_table(out / "lesions.csv", LESION_COLUMNS, (row for score in scores for row in score.lesions))
-    text = json.dumps(summary, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-    write_text(out / "summary.json", text)
-    return summary
+    settings = settings or EvaluateSettings()
+    scores = _score_folder(predictions, references, settings, on_case)
+    return _write(scores, predictions, references, out, settings)
+
+
+def compare_folders(
+    first: Path,
+    second: Path,
+    references: Path,
+    out: Path,
+    settings: EvaluateSettings | None = None,
+    *,
+    on_case: Callable[[str], None] = lambda _: None,
+) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
+    """Score two methods on the same references and compare them case by case.
+
+    Writes what :func:`evaluate_folders` writes for the first method into ``out`` and for the second into
+    ``out/compared``, and the paired differences as ``comparison.csv`` and ``comparison.json``.
+
+    Args:
+        first: Folder of masks of the first method.
+        second: Folder of masks of the second.
+        references: Folder of reference masks: these are the cases.
+        out: Folder for the results.
+        settings: Protocol, attributes, subjects and seed.
+        on_case: Called with each case id just finished, twice per case.
+
+    Returns:
+        Both summaries and the rows of ``comparison.csv``; differences are first minus second.
+
+    Raises:
+        CaseNotFoundError: If a folder does not exist or holds no mask.
+        InputError: If two files claim one case id, or a table cannot be read.
+    """
+    settings = settings or EvaluateSettings()
+    folders = ((first, out), (second, out / "compared"))
+    both = [_score_folder(folder, references, settings, on_case) for folder, _ in folders]
+    summaries = [
+        _write(scores, folder, references, target, settings)
+        for scores, (folder, target) in zip(both, folders, strict=True)
+    ]
+    rows = compare_scores(
+        both[0],
+        both[1],
+        subjects=settings.subjects_of(references),
+        seed=settings.seed,
+        n_bootstrap=settings.n_bootstrap,
+    )
+    write_table(out / "comparison.csv", COMPARISON_COLUMNS, rows)
+    _write_json(
+        out / "comparison.json",
+        {
+            "schema_version": SCHEMA_VERSION,
+            "first": first.name,
+            "second": second.name,
+            "n_cases": summaries[0]["n_cases"],
+            "n_patients": summaries[0]["n_patients"],
+            "method": "difference: mean of first minus second over cases where both are defined, 95 % percentile "
+            "bootstrap over patients; p: two-sided sign-flip permutation over patients; p_holm: the same, adjusted by "
+            "Holm for the figures that have a better side; effect: matched-pairs rank-biserial correlation",
+            "figures": {row["figure"]: {key: _plain(row[key]) for key in COMPARISON_COLUMNS[1:]} for row in rows},
+        },
+    )
+    return summaries[0], summaries[1], rows
 
 
 def find_masks(folder: Path) -> dict[str, Path]:
@@ -162,99 +196,27 @@ def find_masks(folder: Path) -> dict[str, Path]:
     return {case_id: paths[0] for case_id, paths in found.items()}
 
 
-def score_case(
-    case_id: str,
-    prediction: NDArray[np.bool_],
-    reference: NDArray[np.bool_],
-    grid: Grid,
-    protocol: LesionProtocol,
+def _score_folder(
+    predictions: Path, references: Path, settings: EvaluateSettings, on_case: Callable[[str], None]
+) -> list[CaseScore]:
+    predicted, expected = find_masks(predictions), find_masks(references)
+    attributes = settings.attributes_of(references)
+    scores = []
+    for case_id, reference in expected.items():
+        scores.append(_score_files(case_id, predicted.get(case_id), reference, settings.protocol, attributes))
+        on_case(case_id)
+    return scores
+
+
+def _score_files(
+    case_id: str, prediction: Path | None, reference: Path, protocol: LesionProtocol, attributes: Path | None
 ) -> CaseScore:
-    """Score one case.
-
-    Args:
-        case_id: Name of the case.
-        prediction: Mask, shape (X, Y, Z).
-        reference: Mask on the same grid.
-        grid: That grid.
-        protocol: How lesions are formed and counted.
-
-    Raises:
-        ValueError: If the shapes differ.
-    """
-    matched = _match(prediction, reference, grid, protocol)
-    counts = matched.count(protocol)
-    distances = surface_distances(prediction, reference, grid.spacing)
-    volumes = [volume_ml(mask, grid.voxel_volume_mm3) for mask in (prediction, reference)]
-    figures = {
-        "dice": dice(prediction, reference),
-        **_count_figures(counts),
-        "volume_prediction_ml": volumes[0],
-        "volume_reference_ml": volumes[1],
-        "volume_error_ml": volumes[0] - volumes[1],
-        "false_positive_volume_ml": matched.false_positive_ml,
-        "false_negative_volume_ml": matched.false_negative_ml,
-        "surface_dice_1mm": distances.dice(SURFACE_TOLERANCE_MM),
-        "hd95_mm": distances.hausdorff(95.0),
-        "cl_dice": cl_dice(prediction, reference),
-    }
-    return CaseScore(case_id, figures, _lesion_rows(case_id, matched, protocol), _recalls(matched))
-
-
-def summarize(
-    scores: Sequence[CaseScore], protocol: LesionProtocol, *, seed: int = 0, n_bootstrap: int = 2000
-) -> dict[str, Any]:
-    """Summarise cases: mean, median and bootstrap interval of each figure, recall by size, and the protocol.
-
-    Args:
-        scores: One per case; cases are taken for patients.
-        protocol: What the scores were made with.
-        seed: Of the bootstrap.
-        n_bootstrap: Number of resamples.
-
-    Returns:
-        A dictionary ready for JSON; undefined values are None.
-    """
-
-    def describe(values: list[float]) -> dict[str, Any]:
-        return _describe(np.array(values, dtype=float), seed, n_bootstrap)
-
-    by_size = {}
-    for stratum in SIZE_STRATA:
-        pairs = [score.recalls.get(stratum, (0, 0)) for score in scores]
-        by_size[stratum] = {
-            **describe([ratio(*pair) for pair in pairs]),
-            "found": sum(found for found, _ in pairs),
-            "lesions": sum(total for _, total in pairs),
-        }
-    totals = [np.nansum([score.figures[f"lesion_{name}"] for score in scores]) for name in ("tp", "fp", "fn")]
-    pooled = LesionCounts(*(int(total) for total in totals))
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "n_cases": len(scores),
-        "n_failed": sum(1 for score in scores if score.error),
-        "failed": {score.case_id: score.error for score in scores if score.error},
-        "figures": {name: describe([score.figures[name] for score in scores]) for name in FIGURES},
-        "recall_by_size": by_size,
-        "lesions_pooled": {name: _json(value) for name, value in _count_figures(pooled).items()},
-        "protocol": {
-            **asdict(protocol),
-            "size_cut": "lesions are matched first; reference lesions under min_volume_mm3 are then neither found nor "
-            "missed; false lesions count at any size; recall_by_size counts every reference lesion",
-            "surface_tolerance_mm": SURFACE_TOLERANCE_MM,
-            "interval": f"95 % percentile bootstrap of the mean over cases, {n_bootstrap} resamples, seed {seed}",
-            "empty_policy": EMPTY_POLICY,
-            "failed_policy": FAILED_POLICY,
-        },
-    }
-
-
-def _score_files(case_id: str, prediction: Path | None, reference: Path, protocol: LesionProtocol) -> CaseScore:
     """Score one case from disk; whatever is wrong with its files ends in its own row."""
-    nothing = CaseScore(case_id, dict.fromkeys(FIGURES, math.nan), [], {})
     try:
         expected = read_mask(reference, case_id).to_canonical()
+        describe = _describer(attributes, _root_of(reference), case_id, expected)
     except (InputError, OSError, ValueError) as error:
-        return CaseScore(case_id, nothing.figures, [], {}, reason_of(error))
+        return CaseScore(case_id, dict.fromkeys(FIGURES, math.nan), [], {}, reason_of(error))
     try:
         if prediction is None:
             raise CaseNotFoundError(
@@ -263,87 +225,54 @@ def _score_files(case_id: str, prediction: Path | None, reference: Path, protoco
         found = read_mask(prediction, case_id).to_canonical()
         expected.check_same_grid(found, "prediction")
     except (InputError, OSError, ValueError) as error:
-        return _failed(case_id, expected.array, expected.grid, protocol, reason_of(error))
-    return score_case(case_id, found.array, expected.array, expected.grid, protocol)
+        return failed_case(case_id, expected.array, expected.grid, protocol, reason_of(error), describe)
+    return score_case(case_id, found.array, expected.array, expected.grid, protocol, describe)
 
 
-def _failed(case_id: str, reference: NDArray[np.bool_], grid: Grid, protocol: LesionProtocol, error: str) -> CaseScore:
-    """Score a case without prediction, as :data:`FAILED_POLICY` says: leaving hard cases out must not pay."""
-    matched = _match(np.zeros_like(reference), reference, grid, protocol)
-    counts = matched.count(protocol)
-    figures = dict.fromkeys(FIGURES, math.nan) | dict.fromkeys(_FAILED_SCORES, 0.0)
-    figures |= {"lesion_tp": 0, "lesion_fn": counts.fn, "lesion_recall": counts.recall}
-    figures |= {
-        "volume_reference_ml": volume_ml(reference, grid.voxel_volume_mm3),
-        "false_negative_volume_ml": matched.false_negative_ml,
-    }
-    return CaseScore(case_id, figures, _lesion_rows(case_id, matched, protocol), _recalls(matched), error)
+def _root_of(reference: Path) -> Path:
+    """Return the folder of references that ``<id>.nii.gz`` or ``<id>/mask.nii.gz`` lies in."""
+    nested = reference.name in {f"mask{suffix}" for suffix in NIFTI_SUFFIXES}
+    return reference.parent.parent if nested else reference.parent
 
 
-def _match(
-    prediction: NDArray[np.bool_], reference: NDArray[np.bool_], grid: Grid, protocol: LesionProtocol
-) -> MatchedLesions:
-    labels = [
-        label_lesions(mask, grid.spacing, connectivity=protocol.connectivity, grouping_mm=protocol.grouping_mm)
-        for mask in (prediction, reference)
-    ]
-    return match_labels(labels[0], labels[1], grid.voxel_volume_mm3)
+def _describer(attributes: Path | None, references: Path, case_id: str, reference: Volume) -> Describe | None:
+    rows = read_rows(attributes, case_id) if attributes is not None else []
+    if not rows:
+        return None
+    instances = read_instances(references, case_id, reference.grid)
+
+    def describe(lesions: LesionVoxels) -> list[dict[str, str]]:
+        return lesion_attributes(lesions, reference.grid, rows, instances)
+
+    return describe
 
 
-def _count_figures(counts: LesionCounts) -> dict[str, float]:
-    return {
-        "lesion_tp": counts.tp,
-        "lesion_fp": counts.fp,
-        "lesion_fn": counts.fn,
-        "lesion_precision": counts.precision,
-        "lesion_recall": counts.recall,
-        "lesion_f1": counts.f1,
-    }
-
-
-def _recalls(matched: MatchedLesions) -> dict[str, tuple[int, int]]:
-    strata = [size_stratum(diameter) for diameter in equivalent_diameter_mm(matched.reference_mm3)]
-    found = [stratum for stratum, hit in zip(strata, matched.reference_found, strict=True) if hit]
-    return {stratum: (found.count(stratum), strata.count(stratum)) for stratum in SIZE_STRATA}
-
-
-def _lesion_rows(case_id: str, matched: MatchedLesions, protocol: LesionProtocol) -> list[dict[str, Any]]:
-    sides = (
-        ("reference", matched.reference_mm3, matched.reference_found, matched.counted(protocol), 1),
-        ("prediction", matched.prediction_mm3, matched.prediction_hits, np.ones(len(matched.prediction_mm3), bool), 0),
+def _write(
+    scores: list[CaseScore], predictions: Path, references: Path, out: Path, settings: EvaluateSettings
+) -> dict[str, Any]:
+    summary = summarize(
+        scores,
+        settings.protocol,
+        subjects=settings.subjects_of(references),
+        seed=settings.seed,
+        n_bootstrap=settings.n_bootstrap,
     )
-    rows = []
-    for role, volumes, hits, counted, column in sides:
-        partners: dict[int, list[str]] = {}
-        for pair in matched.matches.pairs:
-            partners.setdefault(int(pair[column]), []).append(str(pair[1 - column]))
-        for number, (volume, diameter) in enumerate(zip(volumes, equivalent_diameter_mm(volumes), strict=True), 1):
-            values = (case_id, role, number, volume, diameter, size_stratum(diameter))
-            flags = (str(bool(flag[number - 1])).lower() for flag in (counted, hits))
-            rows.append(dict(zip(LESION_COLUMNS, (*values, *flags, " ".join(partners.get(number, []))), strict=True)))
-    return rows
+    summary["ignored_predictions"] = sorted(set(find_masks(predictions)) - {score.case_id for score in scores})
+    rows = [{"case_id": s.case_id, **s.figures, "status": _status(s), "error": s.error} for s in scores]
+    write_table(out / "cases.csv", CASE_COLUMNS, rows)
+    lesions = [row for score in scores for row in score.lesions]
+    known = sorted({name for row in lesions for name in row} - set(LESION_COLUMNS))
+    write_table(out / "lesions.csv", (*LESION_COLUMNS, *known), lesions)
+    _write_json(out / "summary.json", summary)
+    return summary
 
 
-def _describe(values: NDArray[np.float64], seed: int, n_bootstrap: int) -> dict[str, Any]:
-    """Describe the defined values; with one case the interval is that case's value, there is nothing to resample."""
-    defined = values[~np.isnan(values)]
-    low = high = mean = median = math.nan
-    if defined.size:
-        mean, median = float(defined.mean()), float(np.median(defined))
-        draws = np.random.default_rng(seed).integers(0, defined.size, (n_bootstrap, defined.size))
-        low, high = (float(end) for end in np.percentile(defined[draws].mean(axis=1), (2.5, 97.5)))
-    return {
-        "mean": _json(mean),
-        "median": _json(median),
-        "ci_low": _json(low),
-        "ci_high": _json(high),
-        "n": int(defined.size),
-        "n_undefined": int(values.size - defined.size),
-    }
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    write_text(path, json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
-def _json(value: float) -> float | None:
-    return None if math.isnan(value) else value
+def _plain(value: Any) -> Any:
+    return finite_or_none(value) if isinstance(value, float) else value
 
 
 def _status(score: CaseScore) -> str:

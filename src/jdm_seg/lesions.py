@@ -1,8 +1,7 @@
-"""From a mask to lesions: which voxels belong together, how large and dense each lesion is, which lesions match.
+"""From a mask to a table of lesions: how large and dense each one is, and where.
 
 Terms:
-    lesion: one connected component of the mask after a small dilation that bridges gaps (``grouping_mm``), restricted
-        to the mask. Sheets break into pieces on a voxel grid; without grouping their count means little.
+    lesion: see :mod:`jdm_seg.components`.
     labels: the mask with each voxel numbered by its lesion, 0 outside, 1 for the largest.
 
 Cost follows the number of lesion voxels and, for labelling, the box around all of them; never lesions times volume.
@@ -15,21 +14,17 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import cc3d
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import ConvexHull
 from scipy.spatial.distance import pdist
 
+from jdm_seg.components import CONNECTIVITY, GROUPING_MM, find_lesions
 from jdm_seg.errors import InputError
 from jdm_seg.mass import excess_hu
-from jdm_seg.neighbourhood import Indices, ball_steps, dilation, distance_to_outside, foreground_indices
+from jdm_seg.neighbourhood import Indices, distance_to_outside, foreground_indices
 from jdm_seg.physics import HU_MAX
 from jdm_seg.volume import Grid, Spacing, Volume, case_id_of, read_volume, write_table
-
-CONNECTIVITY = 26
-GROUPING_MM = 1.0
-CONNECTIVITIES = (6, 18, 26)
 
 SIZE_STRATA = ("<3 mm", "3-10 mm", ">10 mm")
 """Strata of the equivalent diameter; 3 and 10 mm belong to the middle one."""
@@ -76,29 +71,6 @@ class Lesion:
     mean_probability: float | None = None
 
 
-@dataclass(frozen=True)
-class LesionMatches:
-    """Which predicted lesions share voxels with which reference lesions.
-
-    Attributes:
-        pairs: Shape (P, 2): prediction number, reference number; sorted, each pair once.
-        overlap_vox: Shape (P,): voxels the pair shares.
-    """
-
-    pairs: NDArray[np.int64]
-    overlap_vox: NDArray[np.int64]
-
-    @property
-    def predictions(self) -> NDArray[np.int64]:
-        """Numbers of the predicted lesions that touch a reference lesion."""
-        return np.unique(self.pairs[:, 0])
-
-    @property
-    def references(self) -> NDArray[np.int64]:
-        """Numbers of the reference lesions that are touched."""
-        return np.unique(self.pairs[:, 1])
-
-
 def read_mask(path: Path, name: str | None = None) -> Volume:
     """Read a mask: every value above 0 is foreground, so masks that number their lesions work too.
 
@@ -131,10 +103,6 @@ def label_lesions(
 ) -> Labels:
     """Number the lesions of a mask, the largest first.
 
-    A lesion is a connected component of the mask dilated by a ball (every voxel whose centre lies within
-    ``grouping_mm`` of a foreground voxel's centre), restricted to the mask. Foreground that far apart that the dilated
-    parts do not touch stays separate.
-
     Args:
         mask: Foreground, shape (X, Y, Z); non-zero counts.
         spacing: Voxel size in mm.
@@ -147,21 +115,10 @@ def label_lesions(
 
     Raises:
         ValueError: For another connectivity or a negative radius.
-
-    Source: grouping before counting as in BraTS 2023 lesion-wise evaluation (rachitsaluja/BraTS-2023-Metrics).
     """
-    if connectivity not in CONNECTIVITIES:
-        raise ValueError(f"expected connectivity to be one of {CONNECTIVITIES}, but got {connectivity}")
-    if grouping_mm < 0:
-        raise ValueError(f"expected grouping_mm to be at least 0, but got {grouping_mm}")
-    indices = foreground_indices(mask)
-    if len(indices) == 0:
-        return np.zeros_like(mask, dtype=np.uint16)
-    dilated, origin = dilation(indices, ball_steps(grouping_mm, spacing))
-    components = cc3d.connected_components(dilated, connectivity=connectivity, binary_image=True)
-    numbers = _by_falling_volume(components[tuple((indices - origin).T)])
-    labels: Labels = np.zeros_like(mask, dtype=np.uint16 if numbers.max() < 2**16 else np.uint32)
-    labels[tuple(indices.T)] = numbers
+    lesions = find_lesions(mask, spacing, connectivity=connectivity, grouping_mm=grouping_mm)
+    labels: Labels = np.zeros_like(mask, dtype=np.uint16 if lesions.count < 2**16 else np.uint32)
+    labels[tuple(lesions.indices.T)] = lesions.numbers
     return labels
 
 
@@ -221,37 +178,6 @@ def measure_lesions(
     return [Lesion(**dict(zip(columns, row, strict=True))) for row in rows]
 
 
-def match_lesions(prediction_labels: NDArray[Any], reference_labels: NDArray[Any]) -> LesionMatches:
-    """Pair lesions that share at least one voxel: any overlap, many to many.
-
-    Args:
-        prediction_labels: Lesion numbers, shape (X, Y, Z), 0 outside.
-        reference_labels: Lesion numbers on the same grid.
-
-    Returns:
-        The pairs; none when either side is empty.
-
-    Raises:
-        ValueError: If the shapes differ.
-    """
-    if prediction_labels.shape != reference_labels.shape:
-        raise ValueError(
-            f"expected labels of one shape, but got {prediction_labels.shape} and {reference_labels.shape}"
-        )
-    indices = tuple(foreground_indices(reference_labels).T)
-    prediction, reference = prediction_labels[indices].astype(np.int64), reference_labels[indices].astype(np.int64)
-    touched = prediction != 0
-    base = int(reference.max(initial=0)) + 1  # one number a pair: unique rows would sort twenty times slower
-    codes, overlap = np.unique(prediction[touched] * base + reference[touched], return_counts=True)
-    return LesionMatches(np.stack([codes // base, codes % base], axis=1), overlap.astype(np.int64))
-
-
-def lesion_volumes_mm3(labels: NDArray[Any], voxel_volume_mm3: float) -> NDArray[np.float64]:
-    """Return the volume of each lesion in mm³; entry 0 belongs to lesion 1."""
-    numbers = labels[tuple(foreground_indices(labels).T)].astype(np.int64)
-    return np.asarray(np.bincount(numbers)[1:] * voxel_volume_mm3, dtype=np.float64)
-
-
 def equivalent_diameter_mm(volume_mm3: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the diameter in mm of the ball of each volume."""
     return np.cbrt(6.0 / np.pi * volume_mm3)
@@ -294,15 +220,6 @@ def _grouped(labels: NDArray[Any]) -> _Grouped:
     order = np.argsort(values, kind="stable")
     numbers, starts, counts = np.unique(values[order], return_index=True, return_counts=True)
     return _Grouped(numbers.astype(np.int64), indices[order], starts, counts)
-
-
-def _by_falling_volume(components: NDArray[Any]) -> NDArray[np.int64]:
-    """Renumber the component of each foreground voxel (in C order) by falling size, ties by first voxel."""
-    _, first, inverse, counts = np.unique(components, return_index=True, return_inverse=True, return_counts=True)
-    order = np.lexsort((first, -counts))
-    rank = np.empty(len(order), dtype=np.int64)
-    rank[order] = np.arange(1, len(order) + 1)
-    return rank[inverse]
 
 
 def longest_axis_mm(indices: Indices, affine: NDArray[np.float64]) -> float:

@@ -14,7 +14,8 @@ from torch import Tensor
 from jdm_seg.config import instantiate
 from jdm_seg.inference.sliding_window import predict_logits
 from jdm_seg.losses import build_loss
-from jdm_seg.metrics.lesion import LesionCounts, LesionProtocol, count_lesions
+from jdm_seg.metrics.lesion import LesionCounts, count_lesions
+from jdm_seg.metrics.protocol import LesionProtocol
 from jdm_seg.metrics.voxel import dice
 from jdm_seg.networks import as_levels, build_network, foreground_logit
 from jdm_seg.synthesis.insert import IGNORE

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import KDTree
 
-from jdm_seg.body_mask import COARSE_MM, bounding_box
+from jdm_seg.body_mask import COARSE_MM
 from jdm_seg.volume import Spacing
 
 Indices = NDArray[np.int64]
@@ -29,17 +29,13 @@ _CHUNK = 4_000_000
 
 def foreground_indices(mask: NDArray[Any]) -> Indices:
     """Return the indices of the non-zero voxels, shape (N, 3), in C order whatever the memory order."""
-    box = bounding_box(mask)
-    view = mask[box]
     # walk along memory, and flat: a Fortran-ordered NIfTI array is many times slower the other way
-    order = np.argsort([-abs(stride) for stride in view.strides], kind="stable")
-    walked = view.transpose(order)
-    found = np.unravel_index(np.flatnonzero(walked != 0), walked.shape)
-    local = np.stack(found, axis=1)[:, np.argsort(order)]
-    if len(local) == 0:
-        return np.zeros((0, 3), dtype=np.int64)
-    in_c_order = np.argsort(np.ravel_multi_index(tuple(local.T), view.shape), kind="stable")
-    indices: Indices = local[in_c_order] + np.array([part.start for part in box])
+    order = np.argsort([-abs(stride) for stride in mask.strides], kind="stable")
+    walked = mask.transpose(order)
+    flat = np.flatnonzero(walked if walked.dtype == bool else walked != 0)
+    indices: Indices = np.stack(np.unravel_index(flat, walked.shape), axis=1)[:, np.argsort(order)]
+    if not np.array_equal(order, (0, 1, 2)):
+        indices = indices[np.argsort(np.ravel_multi_index(tuple(indices.T), mask.shape), kind="stable")]
     return indices
 
 

@@ -6,10 +6,14 @@ import math
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from jdm_seg.cli import app
 from jdm_seg.errors import CaseNotFoundError, InputError
-from jdm_seg.evaluate import FIGURES, CaseScore, evaluate_folders, find_masks, score_case, summarize
-from jdm_seg.metrics.lesion import LesionProtocol
+from jdm_seg.evaluate import EvaluateSettings, compare_folders, evaluate_folders, find_masks
+from jdm_seg.metrics.protocol import PROTOCOLS, LesionProtocol
+from jdm_seg.scoring import FIGURES, CaseScore, score_case
+from jdm_seg.summary import compare_scores, summarize
 from jdm_seg.volume import Volume, write_volume
 
 SHAPE = (16, 14, 12)
@@ -281,19 +285,223 @@ class TestSummary:
 
 def test_progress_is_told(folders, tmp_path):
     seen = []
-    evaluate_folders(
-        *folders, tmp_path / "out", on_case=lambda done, total, case_id: seen.append((done, total, case_id))
-    )
-    assert seen == [(1, 4, "false"), (2, 4, "half"), (3, 4, "negative"), (4, 4, "perfect")]
+    evaluate_folders(*folders, tmp_path / "out", on_case=seen.append)
+    assert seen == ["false", "half", "negative", "perfect"]
 
 
 def test_protocol_is_used(tmp_path):
     put(tmp_path / "p", "one", blocks(A))
     put(tmp_path / "r", "one", blocks(A, B))
     strict = LesionProtocol(min_volume_mm3=60.0)
-    summary = evaluate_folders(tmp_path / "p", tmp_path / "r", tmp_path / "out", strict)
+    summary = evaluate_folders(tmp_path / "p", tmp_path / "r", tmp_path / "out", EvaluateSettings(strict))
     assert summary["figures"]["lesion_fn"]["mean"] == 0
     assert summary["protocol"]["min_volume_mm3"] == 60.0
+
+
+class TestProtocols:
+    def test_preset_is_used_and_written(self, folders, tmp_path):
+        settings = EvaluateSettings(PROTOCOLS["isles22"])
+        summary = evaluate_folders(*folders, tmp_path / "out", settings)
+        rows = {row["case_id"]: row for row in read_rows(tmp_path / "out" / "cases.csv")}
+        assert [rows["negative"][name] for name in ("dice", "lesion_f1")] == ["1.0", "1.0"]
+        assert summary["protocol"]["name"] == "isles22"
+        assert summary["protocol"]["empty_rules"] == ["dice is 1 when both empty", "lesion_f1 is 1 when both empty"]
+        assert summary["figures"]["dice"]["n_undefined"] == 0
+
+    def test_infinite_figures_are_counted(self, folders, tmp_path):
+        summary = evaluate_folders(*folders, tmp_path / "out", EvaluateSettings(PROTOCOLS["panoptica"]))
+        figure = summary["figures"]["hd95_mm"]
+        assert (figure["mean"], figure["n"], figure["n_undefined"], figure["n_infinite"]) == (None, 3, 1, 1)
+        assert "n_infinite" not in summary["figures"]["dice"]
+        rows = {row["case_id"]: row for row in read_rows(tmp_path / "out" / "cases.csv")}
+        assert rows["false"]["hd95_mm"] == "inf"
+
+    def test_undefined_cases_are_named(self, folders, tmp_path):
+        undefined = evaluate_folders(*folders, tmp_path / "out")["undefined"]
+        assert undefined["dice"] == ["negative"]
+        assert undefined["hd95_mm"] == ["false", "negative"]
+        assert undefined["scan_specificity"] == ["half", "perfect"]
+        assert "lesion_tp" not in undefined
+
+
+class TestAgreement:
+    def test_volumes(self, folders, tmp_path):
+        """mL: prediction 0.054, 0.108, 0, 0.108; reference 0, 0.108, 0, 0.108."""
+        agreement = evaluate_folders(*folders, tmp_path / "out")["volume_agreement"]
+        assert agreement["n"] == 4
+        assert agreement["ml"]["bias"]["value"] == pytest.approx(0.054 / 4)
+        sides = [[0.054, 0.108, 0, 0.108], [0, 0.108, 0, 0.108]]
+        spread = np.var(sides[0]) + np.var(sides[1]) + (0.054 / 4) ** 2
+        assert agreement["ml"]["ccc"]["value"] == pytest.approx(2 * np.cov(*sides, bias=True)[0, 1] / spread)
+        assert agreement["log1p_ml"]["bias"]["value"] == pytest.approx(np.log1p(0.054) / 4)
+        assert agreement["ml"]["icc_2_1"]["ci_low"] < agreement["ml"]["icc_3_1"]["value"] < 1
+
+    def test_failed_case_is_left_out_and_counted(self, folders, tmp_path):
+        (folders[0] / "perfect.nii.gz").unlink()
+        agreement = evaluate_folders(*folders, tmp_path / "out")["volume_agreement"]
+        assert (agreement["n"], agreement["n_undefined"]) == (3, 1)
+
+
+def test_specificity_and_pooled_intervals(folders, tmp_path):
+    summary = evaluate_folders(*folders, tmp_path / "out")
+    assert summary["figures"]["scan_specificity"]["mean"] == 0.5
+    pooled = summary["lesions_pooled"]
+    assert pooled["lesion_recall"] == pytest.approx(3 / 4)
+    low, high = pooled["lesion_recall_ci"]
+    assert low <= 3 / 4 <= high <= 1.0
+    recall = summary["recall_by_size"]["3-10 mm"]["pooled"]
+    assert recall["value"] == pytest.approx(3 / 4)
+
+
+class TestSubjects:
+    def test_cases_of_one_subject_are_resampled_together(self, folders, tmp_path):
+        table = tmp_path / "subjects.csv"
+        table.write_text("case_id,subject_id\nperfect,a\nhalf,a\nfalse,a\nnegative,a\n")
+        alone = evaluate_folders(*folders, tmp_path / "alone")
+        summary = evaluate_folders(*folders, tmp_path / "out", EvaluateSettings(subjects=table))
+        assert (alone["n_patients"], summary["n_patients"]) == (4, 1)
+        dice = summary["figures"]["dice"]
+        assert dice["ci_low"] == dice["ci_high"] == dice["mean"] == alone["figures"]["dice"]["mean"]
+        assert alone["figures"]["dice"]["ci_low"] < alone["figures"]["dice"]["ci_high"]
+
+    def test_datalist_beside_the_references_is_read(self, folders, tmp_path):
+        rows = [{"image": f"images/{case_id}.nii.gz", "subject_id": "a"} for case_id in ("perfect", "half")]
+        (tmp_path / "datalist.json").write_text(json.dumps({"training": rows}))
+        assert evaluate_folders(*folders, tmp_path / "out")["n_patients"] == 3
+
+    def test_bad_tables(self, folders, tmp_path):
+        with pytest.raises(CaseNotFoundError, match="a manifest or a table of subjects"):
+            evaluate_folders(*folders, tmp_path / "out", EvaluateSettings(subjects=tmp_path / "nowhere.csv"))
+        (tmp_path / "other.csv").write_text("name\nx\n")
+        with pytest.raises(InputError, match="expected a case_id in every row"):
+            evaluate_folders(*folders, tmp_path / "out", EvaluateSettings(subjects=tmp_path / "other.csv"))
+
+
+class TestAttributes:
+    def test_recall_by_pattern_from_records(self, folders, tmp_path):
+        """The block at A is 3 mm from the corner along x and y, 5 mm along z, as the records of synthesize count."""
+        for case_id in ("half", "perfect"):
+            record = {
+                "deposits": [
+                    {"pattern": "sheet", "centre": [2.5, 2.5, 5.0]},
+                    {"pattern": "nodule", "centre": [2.5, 10.5, 5.0]},
+                    {"pattern": "net", "centre": [11.5, 2.5, 17.0]},
+                ]
+            }
+            (tmp_path / "records").mkdir(exist_ok=True)
+            (tmp_path / "records" / f"{case_id}.json").write_text(json.dumps(record))
+        summary = evaluate_folders(*folders, tmp_path / "out")
+        recall = summary["recall_by"]["pattern"]
+        assert {name: (row["found"], row["lesions"]) for name, row in recall.items()} == {
+            "sheet": (2, 2), "nodule": (0, 1), "net": (1, 1),
+        }  # fmt: skip
+        rows = [row for row in read_rows(tmp_path / "out" / "lesions.csv") if row["case_id"] == "half"]
+        assert [row["pattern"] for row in rows] == ["sheet", "nodule", "", ""]
+
+    def test_named_folder(self, folders, tmp_path):
+        (tmp_path / "truth").mkdir()
+        lines = "centroid_x_mm,centroid_y_mm,centroid_z_mm,host\n-6,6,104,fat\n-6,14,104,muscle\n"
+        (tmp_path / "truth" / "half.csv").write_text(lines)
+        settings = EvaluateSettings(attributes=tmp_path / "truth")
+        host = evaluate_folders(*folders, tmp_path / "out", settings)["recall_by"]["host"]
+        assert [(name, row["found"], row["lesions"]) for name, row in host.items()] == [("fat", 1, 1), ("muscle", 0, 1)]
+        with pytest.raises(CaseNotFoundError, match="check --attributes"):
+            evaluate_folders(*folders, tmp_path / "out", EvaluateSettings(attributes=tmp_path / "nowhere"))
+
+    def test_a_bad_table_spoils_its_own_row_only(self, folders, tmp_path):
+        (tmp_path / "records").mkdir()
+        (tmp_path / "records" / "half.json").write_text("{")
+        summary = evaluate_folders(*folders, tmp_path / "out")
+        assert list(summary["failed"]) == ["half"]
+        assert "expected a list of rows" in summary["failed"]["half"]
+
+
+@pytest.fixture
+def three(folders, tmp_path):
+    """A second method: misses what the first finds in ``half``, and finds nothing false."""
+    other = tmp_path / "other"
+    for case_id, mask in [("perfect", blocks(A)), ("half", blocks()), ("false", blocks()), ("negative", blocks())]:
+        put(other, case_id, mask)
+    return folders[0], other, folders[1]
+
+
+class TestCompare:
+    def test_hand_worked(self, three, tmp_path):
+        first, second, rows = compare_folders(*three, tmp_path / "out")
+        names = ["cases.csv", "compared", "comparison.csv", "comparison.json", "lesions.csv", "summary.json"]
+        assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
+        assert (tmp_path / "out" / "compared" / "summary.json").is_file()
+        by_figure = {row["figure"]: row for row in rows}
+        assert list(by_figure) == list(FIGURES)
+        # Dice of the first 1, 0.5, 0 and of the second 2/3, 0, undefined
+        dice = by_figure["dice"]
+        assert (dice["n"], dice["n_undefined"], dice["better"]) == (2, 2, "higher")
+        assert dice["difference"] == pytest.approx((1 / 3 + 1 / 2) / 2)
+        assert (dice["mean_first"], dice["mean_second"]) == pytest.approx((0.75, 1 / 3))
+        assert dice["p"] == 0.5  # two pairs: two of four sign patterns
+        assert dice["effect"] == 1.0
+        false = by_figure["lesion_fp"]  # 0, 1, 1, 0 against none
+        assert (false["difference"], false["n"], false["better"]) == (0.5, 4, "lower")
+        assert false["ci_low"] <= 0.5 <= false["ci_high"]
+        assert by_figure["lesion_tp"]["p_holm"] != by_figure["lesion_tp"]["p_holm"]  # neither side is better
+        assert first["figures"]["dice"]["mean"] > second["figures"]["dice"]["mean"]
+
+    def test_files(self, three, tmp_path):
+        _, _, rows = compare_folders(*three, tmp_path / "out")
+        table = read_rows(tmp_path / "out" / "comparison.csv")
+        assert list(table[0]) == list(rows[0])
+        content = json.loads((tmp_path / "out" / "comparison.json").read_text())
+        assert (content["first"], content["second"], content["n_cases"]) == ("predictions", "other", 4)
+        assert content["figures"]["dice"]["difference"] == rows[0]["difference"]
+        assert content["figures"]["lesion_tp"]["p_holm"] is None
+        assert "first minus second" in content["method"]
+
+    def test_a_method_with_itself(self, folders, tmp_path):
+        _, _, rows = compare_folders(folders[0], folders[0], folders[1], tmp_path / "out")
+        defined = [row for row in rows if row["n"]]
+        assert {(row["difference"], row["p"], row["effect"]) for row in defined} == {(0.0, 1.0, 0.0)}
+
+    def test_cases_must_agree(self):
+        scores = TestSummary().scores([0.5, 0.6])
+        with pytest.raises(ValueError, match="same cases in one order"):
+            compare_scores(scores, scores[::-1])
+
+    def test_progress_covers_both(self, three, tmp_path):
+        seen = []
+        compare_folders(*three, tmp_path / "out", on_case=seen.append)
+        assert len(seen) == 8
+
+
+class TestCommand:
+    def run(self, *arguments):
+        return CliRunner().invoke(app, ["evaluate", *map(str, arguments)])
+
+    def test_prints_figures_and_progress(self, folders, tmp_path):
+        done = self.run(*folders, tmp_path / "out")
+        assert done.exit_code == 0
+        assert "dice               0.500" in done.stdout
+        assert "cases 4/4: perfect" in done.stderr
+        assert self.run(*folders, tmp_path / "out", "--quiet").stderr == ""
+
+    def test_protocol_and_comparison(self, three, tmp_path):
+        predictions, other, references = three
+        options = ("--compare", other, "--protocol", "brats2023_met", "-q")
+        done = self.run(predictions, references, tmp_path / "out", *options)
+        assert done.exit_code == 0
+        assert "lesion_f1" in done.stdout
+        assert "against the second method" in done.stdout
+        assert json.loads((tmp_path / "out" / "summary.json").read_text())["protocol"]["name"] == "brats2023_met"
+
+    def test_failure_ends_with_1(self, three, tmp_path):
+        (three[1] / "half.nii.gz").unlink()
+        done = self.run(three[0], three[2], tmp_path / "out", "--compare", three[1])
+        assert done.exit_code == 1
+        assert "half: expected a prediction, found none" in done.stderr
+
+    def test_unknown_protocol(self, folders, tmp_path):
+        done = self.run(*folders, tmp_path / "out", "--protocol", "brats")
+        assert done.exit_code == 1
+        assert "expected one of default, brats2023" in str(done.exception)
 
 
 @pytest.mark.real

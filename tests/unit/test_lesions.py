@@ -13,8 +13,6 @@ from jdm_seg.lesions import (
     SIZE_STRATA,
     Lesion,
     label_lesions,
-    lesion_volumes_mm3,
-    match_lesions,
     measure_lesions,
     read_mask,
     size_stratum,
@@ -390,41 +388,6 @@ class TestDepth:
         assert distance_to_outside(body, np.array([[15, 9, 15]]), ISO)[0] == 4.0
 
 
-class TestMatch:
-    def test_hand_worked(self):
-        prediction = np.zeros((10, 1, 1), dtype=np.uint16)
-        reference = np.zeros((10, 1, 1), dtype=np.uint16)
-        prediction[[0, 1, 2, 3, 9], 0, 0] = [1, 1, 1, 1, 2]
-        reference[[0, 1, 3, 6], 0, 0] = [5, 5, 2, 1]
-        matches = match_lesions(prediction, reference)
-        assert matches.pairs.tolist() == [[1, 2], [1, 5]]
-        assert matches.overlap_vox.tolist() == [1, 2]
-        assert matches.predictions.tolist() == [1]
-        assert matches.references.tolist() == [2, 5]
-
-    @pytest.mark.parametrize("side", ["prediction", "reference", "both"])
-    def test_empty(self, side):
-        empty, full = np.zeros((3, 3, 3), dtype=np.uint16), np.ones((3, 3, 3), dtype=np.uint16)
-        prediction = full if side == "reference" else empty
-        reference = full if side == "prediction" else empty
-        assert match_lesions(prediction, reference).pairs.shape == (0, 2)
-
-    def test_against_the_full_table(self):
-        first, second = (label_lesions(scattered(seed), ISO, grouping_mm=0) for seed in (8, 9))
-        matches = match_lesions(first, np.asfortranarray(second))
-        expected = {
-            (int(a), int(b)): int(((first == a) & (second == b)).sum())
-            for a in range(1, first.max() + 1)
-            for b in np.unique(second[first == a])
-            if b
-        }
-        assert dict(zip(map(tuple, matches.pairs.tolist()), matches.overlap_vox.tolist(), strict=True)) == expected
-
-    def test_shapes_must_agree(self):
-        with pytest.raises(ValueError, match="labels of one shape"):
-            match_lesions(np.zeros((2, 2, 2), np.uint16), np.zeros((2, 2, 3), np.uint16))
-
-
 class TestFiles:
     def test_table(self, tmp_path):
         lesion = Lesion(1, 2.5, 1.68, 1.0, -1.0, 2.0, 3.0, mean_hu=400.0)
@@ -469,12 +432,6 @@ def test_size_strata():
     assert [size_stratum(d) for d in (2.99, 3.0, 10.0, 10.01)] == [
         SIZE_STRATA[0], SIZE_STRATA[1], SIZE_STRATA[1], SIZE_STRATA[2],
     ]  # fmt: skip
-
-
-def test_lesion_volumes():
-    labels = np.array([0, 2, 1, 1, 0, 1], dtype=np.uint16).reshape(6, 1, 1)
-    assert lesion_volumes_mm3(labels, 0.5).tolist() == [1.5, 0.5]
-    assert lesion_volumes_mm3(np.zeros_like(labels), 0.5).tolist() == []
 
 
 def test_ball_steps():

@@ -2,54 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from jdm_seg.lesions import (
-    CONNECTIVITIES,
-    CONNECTIVITY,
-    GROUPING_MM,
-    LesionMatches,
-    label_lesions,
-    lesion_volumes_mm3,
-    match_lesions,
-)
+from jdm_seg.components import LesionVoxels, find_lesions
+from jdm_seg.metrics.matching import FloatArray, Overlaps, Pairs, find_overlaps, match_pairs, pairs_by_iou
+from jdm_seg.metrics.protocol import LesionProtocol
 from jdm_seg.metrics.voxel import check_same_shape, ratio
-from jdm_seg.volume import Spacing
-
-MATCHING_RULES = ("any_overlap",)
-_ROUNDING = 1e-4
-"""Ten voxels of 1 mm³ are 10 mm³, also when a rotated affine makes them 9.99999."""
-
-
-@dataclass(frozen=True)
-class LesionProtocol:
-    """How lesions are formed, matched and counted. Written into every result.
-
-    Attributes:
-        connectivity: 6, 18 or 26 neighbours.
-        grouping_mm: Parts that meet after a dilation by this radius are one lesion.
-        matching: ``any_overlap``: one shared voxel is a match, many to many.
-        min_volume_mm3: Smallest reference lesion that counts as found or missed. False lesions count at any size.
-    """
-
-    connectivity: int = CONNECTIVITY
-    grouping_mm: float = GROUPING_MM
-    matching: str = "any_overlap"
-    min_volume_mm3: float = 10.0
-
-    def __post_init__(self) -> None:
-        """Reject what no function below implements."""
-        if self.connectivity not in CONNECTIVITIES:
-            raise ValueError(f"expected connectivity to be one of {CONNECTIVITIES}, but got {self.connectivity}")
-        if self.matching not in MATCHING_RULES:
-            raise ValueError(f"expected matching to be one of {MATCHING_RULES}, but got {self.matching!r}")
-        for name in ("grouping_mm", "min_volume_mm3"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"expected {name} to be at least 0, but got {getattr(self, name)}")
+from jdm_seg.volume import Grid, Spacing
 
 
 @dataclass(frozen=True)
@@ -57,9 +19,9 @@ class LesionCounts:
     """Found, false and missed lesions of one case, or of several added up.
 
     Attributes:
-        tp: Counted reference lesions that some predicted voxel touches.
-        fp: Predicted lesions that touch no reference lesion of any size.
-        fn: Counted reference lesions that no predicted voxel touches.
+        tp: Counted reference lesions that are matched.
+        fp: Predicted lesions that match no reference lesion of any size.
+        fn: Counted reference lesions that are not matched.
     """
 
     tp: int
@@ -83,58 +45,162 @@ class LesionCounts:
 
 
 @dataclass(frozen=True)
+class PanopticQuality:
+    """How well lesions are recognised and how well the recognised ones are outlined, one to one.
+
+    Attributes:
+        segmentation: SQ: mean intersection over union of the true positives; NaN without any.
+        recognition: RQ: F1 of the pairs; NaN when there is nothing to find and nothing was found.
+        panoptic: PQ: their product, which is 0 without a true positive; NaN where RQ is.
+    """
+
+    segmentation: float
+    recognition: float
+    panoptic: float
+
+
+@dataclass(frozen=True)
 class MatchedLesions:
     """Both sides of one case after matching, before counting.
 
     Attributes:
-        prediction_mm3: Volume of each predicted lesion; entry 0 is lesion 1.
-        reference_mm3: Volume of each reference lesion.
-        prediction_hits: Whether each predicted lesion touches a reference lesion.
-        reference_found: Whether each reference lesion is touched.
-        matches: The pairs.
+        protocol: What it was matched by.
+        overlaps: Shared voxels, whatever the matching rule.
+        pairs: The matches, shape (P, 2): prediction number, reference number.
+        voxel_volume_mm3: Volume of one voxel.
     """
 
-    prediction_mm3: NDArray[np.float64]
-    reference_mm3: NDArray[np.float64]
-    prediction_hits: NDArray[np.bool_]
-    reference_found: NDArray[np.bool_]
-    matches: LesionMatches
+    protocol: LesionProtocol
+    overlaps: Overlaps
+    pairs: Pairs
+    voxel_volume_mm3: float
 
-    def counted(self, protocol: LesionProtocol) -> NDArray[np.bool_]:
-        """Tell which reference lesions are large enough to count."""
-        return self.reference_mm3 >= protocol.min_volume_mm3 * (1 - _ROUNDING)
+    @property
+    def prediction_mm3(self) -> FloatArray:
+        """Volume of each predicted lesion; entry 0 is lesion 1."""
+        return np.asarray(self.overlaps.prediction_vox * self.voxel_volume_mm3, dtype=np.float64)
 
-    def count(self, protocol: LesionProtocol) -> LesionCounts:
+    @property
+    def reference_mm3(self) -> FloatArray:
+        """Volume of each reference lesion."""
+        return np.asarray(self.overlaps.reference_vox * self.voxel_volume_mm3, dtype=np.float64)
+
+    @property
+    def prediction_hits(self) -> NDArray[np.bool_]:
+        """Whether each predicted lesion is matched."""
+        return _member(self.pairs[:, 0], len(self.overlaps.prediction_vox))
+
+    @property
+    def reference_found(self) -> NDArray[np.bool_]:
+        """Whether each reference lesion is matched."""
+        return _member(self.pairs[:, 1], len(self.overlaps.reference_vox))
+
+    @property
+    def counted(self) -> NDArray[np.bool_]:
+        """Whether each reference lesion is large enough to count."""
+        return self.protocol.counted(self.reference_mm3)
+
+    def count(self) -> LesionCounts:
         """Count after matching, so that a small lesion can be a match although it cannot be a miss."""
-        counted = self.counted(protocol)
+        counted, found = self.counted, self.reference_found
         return LesionCounts(
-            tp=int((counted & self.reference_found).sum()),
+            tp=int((counted & found).sum()),
             fp=int((~self.prediction_hits).sum()),
-            fn=int((counted & ~self.reference_found).sum()),
+            fn=int((counted & ~found).sum()),
         )
+
+    def rematched(self, min_iou: float, *, one_to_one: bool) -> MatchedLesions:
+        """Return the same lesions matched by intersection over union."""
+        protocol = replace(self.protocol, matching="iou", min_iou=min_iou, one_to_one=one_to_one, match_grown=False)
+        pairs = pairs_by_iou(self.overlaps, min_iou, one_to_one=one_to_one)
+        return replace(self, protocol=protocol, pairs=pairs)
+
+    def quality(self) -> PanopticQuality:
+        """Compute SQ, RQ and PQ from one-to-one pairs of at least ``protocol.quality_iou``.
+
+        Reference lesions too small to count are left out with the predictions matched to them.
+
+        Source: Kirillov et al. 2019, CVPR, Panoptic Segmentation; instance matching as in panoptica.
+        """
+        matched = self.rematched(self.protocol.quality_iou, one_to_one=True)
+        of_counted = matched.pairs[self.counted[matched.pairs[:, 1] - 1]]
+        shared = self.overlaps.of(of_counted)
+        sizes = self.overlaps.prediction_vox[of_counted[:, 0] - 1] + self.overlaps.reference_vox[of_counted[:, 1] - 1]
+        total = float((shared / (sizes - shared)).sum())
+        counts = matched.count()
+        return PanopticQuality(
+            segmentation=ratio(total, counts.tp),
+            recognition=counts.f1,
+            panoptic=ratio(total, counts.tp + 0.5 * (counts.fp + counts.fn)),
+        )
+
+    def dice_by_reference(self) -> FloatArray:
+        """Return Dice of each reference lesion and all predicted lesions matched to it; 0 where there is none."""
+        n = len(self.overlaps.reference_vox)
+        numbers = self.pairs[:, 1]
+        shared = np.bincount(numbers, self.overlaps.of(self.pairs), n + 1)[1:]
+        predicted = np.bincount(numbers, self.overlaps.prediction_vox[self.pairs[:, 0] - 1], n + 1)[1:]
+        return np.asarray(2.0 * shared / (predicted + self.overlaps.reference_vox), dtype=np.float64)
+
+    def mean_dice(self) -> float:
+        """Return the mean of :meth:`dice_by_reference` over counted lesions and false ones, which add 0.
+
+        NaN with neither. Source: lesion-wise Dice of BraTS 2023.
+        """
+        counted = self.counted
+        return ratio(float(self.dice_by_reference()[counted].sum()), int(counted.sum()) + self.count().fp)
 
     @property
     def false_positive_ml(self) -> float:
-        """Volume of the predicted lesions that touch no reference lesion, in mL (as in autoPET)."""
+        """Volume of the predicted lesions that match no reference lesion, in mL (as in autoPET)."""
         return float(self.prediction_mm3[~self.prediction_hits].sum()) / 1000.0
 
     @property
     def false_negative_ml(self) -> float:
-        """Volume of the reference lesions that are not touched, in mL, whatever their size (as in autoPET)."""
+        """Volume of the reference lesions that are not matched, in mL, whatever their size (as in autoPET)."""
         return float(self.reference_mm3[~self.reference_found].sum()) / 1000.0
 
 
-def match_labels(
-    prediction_labels: NDArray[Any], reference_labels: NDArray[Any], voxel_volume_mm3: float
+def find_both(
+    prediction: NDArray[np.bool_], reference: NDArray[np.bool_], spacing: Spacing, protocol: LesionProtocol
+) -> tuple[LesionVoxels, LesionVoxels]:
+    """Find the lesions of both masks, shape (X, Y, Z) each, as a protocol forms them.
+
+    Raises:
+        ValueError: If the shapes differ.
+    """
+    check_same_shape(prediction, reference)
+    grouping_mm = protocol.grouping_mm if protocol.group_prediction else 0.0
+    predicted, expected = (
+        find_lesions(
+            mask,
+            spacing,
+            connectivity=protocol.connectivity,
+            grouping_mm=radius,
+            grouping_shape=protocol.grouping_shape,
+        )
+        for mask, radius in ((prediction, grouping_mm), (reference, protocol.grouping_mm))
+    )
+    return predicted, expected
+
+
+def match_lesions(
+    prediction: LesionVoxels, reference: LesionVoxels, grid: Grid, protocol: LesionProtocol
 ) -> MatchedLesions:
-    """Match two label arrays from :func:`~jdm_seg.lesions.label_lesions`, shape (X, Y, Z) each."""
-    matches = match_lesions(prediction_labels, reference_labels)
-    prediction_mm3 = lesion_volumes_mm3(prediction_labels, voxel_volume_mm3)
-    reference_mm3 = lesion_volumes_mm3(reference_labels, voxel_volume_mm3)
-    hits, found = np.zeros(len(prediction_mm3), dtype=bool), np.zeros(len(reference_mm3), dtype=bool)
-    hits[matches.predictions - 1] = True
-    found[matches.references - 1] = True
-    return MatchedLesions(prediction_mm3, reference_mm3, hits, found, matches)
+    """Match the lesions of two masks.
+
+    Args:
+        prediction: Predicted lesions.
+        reference: Reference lesions, on the same grid.
+        grid: That grid.
+        protocol: How they are matched.
+
+    Raises:
+        ValueError: If the shapes differ.
+    """
+    overlaps = find_overlaps(prediction, reference)
+    pairs = match_pairs(prediction, reference, overlaps, grid, protocol)
+    return MatchedLesions(protocol, overlaps, pairs, grid.voxel_volume_mm3)
 
 
 def count_lesions(
@@ -145,7 +211,7 @@ def count_lesions(
 ) -> LesionCounts:
     """Count found, missed and false lesions in one case.
 
-    Lesions are matched first and filtered by size after. A predicted lesion is false only if it touches no reference
+    Lesions are matched first and filtered by size after. A predicted lesion is false only if it matches no reference
     lesion of *any* size; a reference lesion below ``min_volume_mm3`` is neither found nor missed. So a perfect
     prediction scores 1 whatever its small lesions.
 
@@ -163,10 +229,13 @@ def count_lesions(
 
     Source: Maier-Hein et al., Metrics Reloaded, Nat. Methods 2024; match-then-filter as in BraTS-2023 metrics.
     """
-    check_same_shape(prediction, reference)
     protocol = LesionProtocol() if protocol is None else protocol
-    labels = [
-        label_lesions(mask, spacing, connectivity=protocol.connectivity, grouping_mm=protocol.grouping_mm)
-        for mask in (prediction, reference)
-    ]
-    return match_labels(labels[0], labels[1], float(np.prod(spacing))).count(protocol)
+    x, y, z = reference.shape
+    grid = Grid((x, y, z), np.diag([*spacing, 1.0]))
+    return match_lesions(*find_both(prediction, reference, spacing, protocol), grid, protocol).count()
+
+
+def _member(numbers: NDArray[np.int64], count: int) -> NDArray[np.bool_]:
+    flags = np.zeros(count, dtype=bool)
+    flags[numbers - 1] = True
+    return flags

@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 from jdm_seg.body_mask import bounding_box
 
 EMPTY_POLICY = (
-    "A figure is undefined (NaN) only where it would divide nothing by nothing, and is then counted, never replaced. "
-    "Overlap scores (dice, surface_dice, cl_dice) are NaN when both masks are empty and 0 when one is. "
-    "lesion_recall is NaN without a counted reference lesion, lesion_precision without a true or false positive, "
-    "lesion_f1 without any of tp, fp and fn: a false lesion in a calcinosis-free scan gives f1 0. "
-    "hd95_mm is NaN when either mask is empty, since there is no distance to nothing."
+    "A figure is undefined (NaN) only where it would divide nothing by nothing, and is then counted and its cases are "
+    "named, never replaced. Overlap scores (dice, surface_dice, cl_dice) are NaN when both masks are empty and 0 when "
+    "one is. lesion_recall is NaN without a counted reference lesion, lesion_precision without a true or false "
+    "positive, lesion_f1, lesion_dice, recognition_quality and panoptic_quality without any of tp, fp and fn: a false "
+    "lesion in a calcinosis-free scan gives 0. segmentation_quality is NaN without a true positive. hd95_mm is NaN "
+    "when either mask is empty, since there is no distance to nothing. scan_specificity is 1 or 0 for scans without a "
+    "reference lesion and NaN for the others."
 )
 """Written into every ``summary.json``. The functions below are the only place that implements it."""
 

@@ -1,298 +1,514 @@
-"""A limb as a tissue map: skin, fat, muscle compartments with fascia, bones with cortex, marrow and growth plates.
+"""A child or adult as drawn: age, size, build, pose, and from them joints and the outlines of the body's parts.
 
-Axes are canonical: x to the right, y to anterior, z along the limb. Sizes are assumptions within the range of children
-and adults, chosen by the authors; they are marked as such by being arguments of :func:`sample_limb` alone.
+Origin is the middle between the hip joints; lengths in mm, angles in radians. Segment lengths follow Drillis and
+Contini (as in Winter, Biomechanics and Motor Control of Human Movement), heights and body mass index by age the
+medians of the CDC growth charts, both rounded; girths and layer thicknesses are the authors' assumptions for an adult
+of 1.75 m and a body mass index of 22, scaled with size and build.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from jdm_seg.synthesis.tissue import Tissue
-from jdm_seg.volume import Spacing
+from jdm_seg.synthesis.canvas import Warp, sample_warp
+from jdm_seg.synthesis.shapes import Ellipsoid, Frame, Loft, Vector, look_along
+from jdm_seg.synthesis.tissue import Region, Side
 
-FloatArray = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Bone:
-    """One long bone, possibly with a joint in the field of view. Lengths in mm, positions relative to the limb axis."""
-
-    x: float
-    y: float
-    radius: float
-    cortex: float
-    joint_z: float | None
-    growth_plate: bool
-    flare: float
+_AGES = (2, 4, 6, 8, 10, 12, 14, 16, 18)
+_HEIGHT = {
+    "female": (860, 1010, 1150, 1270, 1380, 1510, 1600, 1620, 1630),
+    "male": (870, 1020, 1150, 1280, 1390, 1490, 1640, 1730, 1760),
+}
+_BMI = (16.4, 15.5, 15.3, 15.8, 16.7, 18.0, 19.4, 20.6, 21.5)
+_SITTING = (0.57, 0.56, 0.55, 0.54, 0.53, 0.52, 0.52, 0.52, 0.52)
+"""Sitting height over height."""
+_HEAD = (0.205, 0.18, 0.165, 0.155, 0.15, 0.143, 0.137, 0.132, 0.13)
+"""Chin to vertex over height."""
+ADULT = 18.0
 
 
 @dataclass(frozen=True)
-class Island:
-    """A patella, sesamoid or ossification centre: bone that no cortex connects to the rest. Lengths in mm."""
-
-    x: float
-    y: float
-    z: float
-    radii: tuple[float, float, float]
-
-
-@dataclass(frozen=True)
-class Limb:
-    """All that was drawn for one limb. Lengths in mm, angles in radians.
+class Limbs:
+    """How one side is posed, in radians.
 
     Attributes:
-        x, y: Position of the axis in the field of view.
-        radius: Mean outer radius.
-        taper: Relative change of the radius along the field of view.
-        bend: Amplitude of the axis' sideways curve in x and y.
-        harmonics: (order, amplitude, phase, twist per mm) of the outline.
-        fat: Mean thickness of the subcutis.
-        fat_side: Where the subcutis is thickest, and by how much more.
-        compartments: Muscle seeds as (angle, relative radius).
+        arm: Angle of the upper arm from straight down, outwards; about 3 is raised beside the head.
+        arm_forward: Its turn to the front.
+        elbow: Flexion of the elbow; contractures reach 1 and more.
+        palm: Turn of forearm and hand about their axis.
+        hip, knee: Abduction of the thigh, flexion of the knee.
+        rotation: Outward turn of the leg.
+        foot: Plantar flexion.
+        girth: Thickness relative to the other side.
     """
 
-    x: float
-    y: float
-    radius: float
-    taper: float
-    bend: tuple[float, float]
-    harmonics: tuple[tuple[int, float, float, float], ...]
-    skin: float
-    fat: float
-    fat_side: tuple[float, float]
-    compartments: tuple[tuple[float, float], ...]
-    fascia: float
-    bones: tuple[Bone, ...]
-    islands: tuple[Island, ...]
-    vessels: tuple[tuple[float, float, float], ...]
+    arm: float
+    arm_forward: float
+    elbow: float
+    palm: float
+    hip: float
+    knee: float
+    rotation: float
+    foot: float
+    girth: float
 
 
 @dataclass(frozen=True)
-class BodyPart:
-    """A field of view: extent in mm, one or two limbs, and perhaps a table."""
+class Body:
+    """All that was drawn for one body but its small details, which ``seed`` fixes.
 
-    extent: Spacing
+    Attributes:
+        age: Years.
+        sex: ``female`` or ``male``.
+        height: mm.
+        bmi: kg/m².
+        fat: Thickness of the subcutis relative to the usual one for that size.
+        wasting: Share of muscle replaced by fat, 0 to about 0.3.
+        right, left: The pose.
+        prone: Lies on the belly; gravity then points to +y.
+        warp: Bend of space that takes symmetry away.
+        seed: Draws details: outlines, muscle borders, vessels, bowel, bones.
+    """
+
     age: float
-    limbs: tuple[Limb, ...]
-    table_y: float | None
+    sex: str
+    height: float
+    bmi: float
+    fat: float
+    wasting: float
+    right: Limbs
+    left: Limbs
+    prone: bool
+    warp: Warp
+    seed: int
+
+    @property
+    def girth(self) -> float:
+        """Transverse size relative to the adult of 1.75 m and 22 kg/m²: volume grows with BMI times height squared."""
+        return float(np.sqrt(self.bmi * self.height / 1000 / (22 * 1.75)))
+
+    @property
+    def length(self) -> float:
+        """Size along the body relative to the adult of 1.75 m."""
+        return self.height / 1750
+
+    @property
+    def frame_size(self) -> float:
+        """Size of the skeleton's width relative to the adult."""
+        return 0.6 * self.length + 0.4 * min(self.girth, 1.15)
+
+    def at_age(self, values: tuple[float, ...]) -> float:
+        """Return a table's value at this age."""
+        return float(np.interp(self.age, _AGES, values))
 
 
-def sample_body_part(rng: np.random.Generator, extent: Spacing) -> BodyPart:
-    """Draw one or two limbs that fill a field of view of ``extent`` mm."""
-    age = float(rng.uniform(3, 18)) if rng.random() < 0.7 else float(rng.uniform(18, 60))
-    width, height, _ = extent
-    if rng.random() < 0.35:
-        radius = 0.22 * min(width, 2 * height) * rng.uniform(0.8, 1.0)
-        limb = sample_limb(rng, age, (0.25 * width, 0.5 * height), radius, extent[2])
-        twin = _mirrored(limb, width, rng)
-        limbs: tuple[Limb, ...] = (limb, twin)
-    else:
-        radius = 0.45 * min(width, height) * rng.uniform(0.6, 1.0)
-        limbs = (sample_limb(rng, age, (0.5 * width, 0.5 * height), radius, extent[2]),)
-    lowest = min(limb.y - 1.15 * limb.radius for limb in limbs)
-    table = float(lowest - rng.uniform(0, 6)) if rng.random() < 0.5 else None
-    return BodyPart(extent, age, limbs, table)
-
-
-def sample_limb(
-    rng: np.random.Generator, age: float, centre: tuple[float, float], radius: float, length: float
-) -> Limb:
-    """Draw one limb of a given mean outer radius and length (mm)."""
-    fat_share = rng.uniform(0.08, 0.4)
-    core = radius * (1 - fat_share)
-    joint = float(rng.uniform(0.15, 0.85) * length) if rng.random() < 0.5 else None
-    bones = _sample_bones(rng, age, core, joint)
-    islands = _sample_islands(rng, bones, core, joint)
-    number = int(rng.integers(4, 10))
-    angles = np.sort(rng.uniform(0, 2 * np.pi, number))
-    return Limb(
-        x=centre[0],
-        y=centre[1],
-        radius=float(radius),
-        taper=float(rng.uniform(-0.3, 0.3)),
-        bend=(float(rng.uniform(-0.06, 0.06) * radius), float(rng.uniform(-0.06, 0.06) * radius)),
-        harmonics=tuple(
-            (order, float(rng.normal(0, 0.06 / order)), float(rng.uniform(0, 2 * np.pi)), float(rng.normal(0, 0.006)))
-            for order in (2, 3, 4)
-        ),
-        skin=float(rng.uniform(1.0, 2.2)),
-        fat=float(radius * fat_share),
-        fat_side=(float(rng.uniform(0, 2 * np.pi)), float(rng.uniform(0, 0.6))),
-        compartments=tuple((float(a), float(rng.uniform(0.35, 0.8))) for a in angles),
-        fascia=float(rng.uniform(0.8, 2.0)),
-        bones=bones,
-        islands=islands,
-        vessels=tuple(
-            (float(rng.uniform(0, 2 * np.pi)), float(rng.uniform(0.45, 0.75)), float(rng.uniform(1.5, 4)))
-            for _ in range(int(rng.integers(1, 5)))
-        ),
-    )
-
-
-def _sample_bones(rng: np.random.Generator, age: float, core: float, joint: float | None) -> tuple[Bone, ...]:
-    growing = age < 16
-    single = rng.random() < 0.55
-    offsets = [rng.normal(0, 0.12, 2) * core] if single else []
-    if not single:
-        angle, apart = rng.uniform(0, 2 * np.pi), rng.uniform(0.3, 0.45) * core
-        direction = np.array([np.cos(angle), np.sin(angle)])
-        offsets = [apart * direction, -apart * direction]
-    bones = []
-    for index, (x, y) in enumerate(offsets):
-        bone_radius = core * (rng.uniform(0.17, 0.26) if single else rng.uniform(0.1, 0.2))
-        bones.append(
-            Bone(
-                x=float(x),
-                y=float(y),
-                radius=float(bone_radius),
-                cortex=float(max(1.2, bone_radius * rng.uniform(0.2, 0.4))),
-                joint_z=None if joint is None else float(joint + (index and rng.normal(0, 4))),
-                growth_plate=bool(growing and rng.random() < 0.8),
-                flare=float(rng.uniform(0.4, 1.1)),
-            )
-        )
-    return tuple(bones)
-
-
-def _sample_islands(
-    rng: np.random.Generator, bones: tuple[Bone, ...], core: float, joint: float | None
-) -> tuple[Island, ...]:
-    if joint is None or rng.random() < 0.3:
-        return ()
-    islands = []
-    for _ in range(int(rng.integers(1, 4))):
-        bone = bones[int(rng.integers(len(bones)))]
-        angle = rng.uniform(0, 2 * np.pi)
-        size = rng.uniform(0.06, 0.25) * core
-        reach = min(bone.radius * (1 + bone.flare) + size + rng.uniform(1, 6), 0.85 * core)
-        islands.append(
-            Island(
-                x=float(bone.x + reach * np.cos(angle)),
-                y=float(bone.y + reach * np.sin(angle)),
-                z=float(joint + rng.normal(0, 6)),
-                radii=(float(size), float(size * rng.uniform(0.6, 1)), float(size * rng.uniform(0.8, 1.5))),
-            )
-        )
-    return tuple(islands)
-
-
-def _mirrored(limb: Limb, width: float, rng: np.random.Generator) -> Limb:
-    """Return the limb of the other side: mirrored in x, with a little asymmetry."""
-    return dataclasses.replace(
-        limb,
-        x=width - limb.x,
-        radius=limb.radius * float(rng.uniform(0.95, 1.03)),
-        bend=(-limb.bend[0], limb.bend[1]),
-        harmonics=tuple((n, a, float(np.pi * n - p), -w) for n, a, p, w in limb.harmonics),
-        fat_side=(float(np.pi - limb.fat_side[0]), limb.fat_side[1]),
-        compartments=tuple((float(np.pi - a), r) for a, r in limb.compartments),
-        bones=tuple(dataclasses.replace(bone, x=-bone.x) for bone in limb.bones),
-        islands=tuple(dataclasses.replace(island, x=-island.x) for island in limb.islands),
-        vessels=tuple((float(np.pi - a), r, size) for a, r, size in limb.vessels),
-    )
-
-
-def render_body_part(part: BodyPart, shape: tuple[int, int, int], spacing: Spacing) -> NDArray[np.uint8]:
-    """Draw a body part on a grid.
+def sample_body(rng: np.random.Generator, *, child: float = 0.75) -> Body:
+    """Draw a body.
 
     Args:
-        part: What :func:`sample_body_part` drew.
-        shape: Voxels along x, y, z.
-        spacing: Voxel size in mm; the grid starts at (0, 0, 0) mm.
-
-    Returns:
-        :class:`Tissue` codes, shape (X, Y, Z), uint8.
+        rng: Randomness.
+        child: Share of bodies of 2 to 18 years; the others are adults.
     """
-    x, y, z = ((np.arange(n, dtype=np.float32) + 0.5) * s for n, s in zip(shape, spacing, strict=True))
-    tissue = np.zeros(shape, np.uint8)
-    if part.table_y is not None:
-        depth = part.table_y - y
-        plate = (depth > 0) & (depth < 4)
-        tissue[:, plate, :] = Tissue.TABLE
-    for limb in part.limbs:
-        _render_limb(tissue, limb, x[:, None, None], y[None, :, None], z[None, None, :], part.extent[2])
-    return tissue
+    age = float(rng.uniform(2, ADULT) if rng.random() < child else rng.uniform(ADULT, 65))
+    sex = "female" if rng.random() < 0.6 else "male"  # more girls than boys fall ill
+    height = float(np.interp(age, _AGES, _HEIGHT[sex])) * float(np.clip(rng.normal(1, 0.045), 0.88, 1.12))
+    bmi = float(np.interp(age, _AGES, _BMI)) * float(np.exp(np.clip(rng.normal(0.04, 0.14), -0.25, 0.45)))
+    if age >= ADULT:
+        bmi *= float(rng.uniform(1.0, 1.25))
+    raised, prone = bool(rng.random() < 0.3), bool(rng.random() < 0.05)
+    right = _sample_limbs(rng, raised, prone)
+    left = right if rng.random() < 0.3 else _sample_limbs(rng, raised, prone)
+    return Body(
+        age=age,
+        sex=sex,
+        height=height,
+        bmi=bmi,
+        fat=float(np.exp(rng.normal(0, 0.3)) * (1.15 if sex == "female" else 0.9)),
+        wasting=float(np.clip(rng.exponential(0.06), 0, 0.3)),
+        right=right,
+        left=dataclasses.replace(left, girth=float(rng.normal(1, 0.03))),
+        prone=prone,
+        warp=sample_warp(rng, height / 1750),
+        seed=int(rng.integers(2**31)),
+    )
 
 
-def _render_limb(
-    tissue: NDArray[np.uint8], limb: Limb, x: FloatArray, y: FloatArray, z: FloatArray, length: float
-) -> None:
-    along = z / length
-    px = x - limb.x - limb.bend[0] * np.sin(np.pi * along)
-    py = y - limb.y - limb.bend[1] * np.sin(np.pi * along)
-    r = np.sqrt(px**2 + py**2)
-    theta = np.arctan2(py, px)
-    outline = 1 + limb.taper * (along - 0.5)
-    for order, amplitude, phase, twist in limb.harmonics:
-        outline = outline + amplitude * np.cos(order * theta + phase + twist * z)
-    depth = limb.radius * outline - r
-    fat = limb.fat * (1 + limb.fat_side[1] * np.cos(theta - limb.fat_side[0]))
-    inside = depth > 0
-    tissue[inside] = Tissue.SKIN
-    tissue[inside & (depth > limb.skin)] = Tissue.FAT
-    muscle = depth > limb.skin + fat
-    tissue[muscle] = Tissue.MUSCLE
-    core = limb.radius - limb.fat
-    _render_compartments(tissue, limb, px, py, muscle, core)
-    for angle, at, radius in limb.vessels:
-        vessel = (px - at * core * np.cos(angle)) ** 2 + (py - at * core * np.sin(angle)) ** 2 < radius**2
-        tissue[vessel & inside & (depth > limb.skin + 1)] = Tissue.BLOOD
-    for bone in limb.bones:
-        _render_bone(tissue, bone, px, py, z, inside & (depth > limb.skin + 0.5))
-    for island in limb.islands:
-        a, b, c = island.radii
-        q = np.sqrt(((px - island.x) / a) ** 2 + ((py - island.y) / b) ** 2 + ((z - island.z) / c) ** 2)
-        room = inside & (depth > limb.skin + 0.5)
-        tissue[room & (q < 1)] = Tissue.CORTEX
-        tissue[room & (q < 1 - 1.3 / min(island.radii))] = Tissue.TRABECULA
+def _sample_limbs(rng: np.random.Generator, raised: bool, prone: bool) -> Limbs:
+    contracture = rng.random() < 0.15 and not prone  # the table is in the way
+    return Limbs(
+        arm=float(rng.uniform(2.5, 3.0) if raised else rng.uniform(0.08, 0.3)),
+        arm_forward=float(rng.uniform(-0.1, 0.0) if prone else rng.uniform(-0.05, 0.15)),
+        elbow=float(rng.uniform(0.6, 1.4) if contracture else rng.uniform(0.05, 0.2 if prone else 0.45)),
+        palm=float(rng.uniform(-0.3, 1.6)),
+        hip=float(rng.uniform(0.02, 0.16)),
+        knee=float(rng.uniform(0.3, 0.9) if contracture else rng.uniform(0.0, 0.15)),
+        rotation=float(rng.uniform(-0.1, 0.7)),
+        foot=float(rng.uniform(0.2, 0.9)),
+        girth=1.0,
+    )
 
 
-def _render_compartments(
-    tissue: NDArray[np.uint8], limb: Limb, px: FloatArray, py: FloatArray, muscle: NDArray[np.bool_], core: float
-) -> None:
-    """Divide the muscle by its seeds; the seams between them are fascia with a little fat."""
-    seeds = np.array([(at * core * np.cos(angle), at * core * np.sin(angle)) for angle, at in limb.compartments])
-    points = np.stack([np.broadcast_to(p, muscle.shape)[muscle] for p in (px, py)], axis=1)
-    squared = (points**2).sum(axis=1)[:, None] - 2 * points @ seeds.T.astype(np.float32)
-    squared += (seeds**2).sum(axis=1).astype(np.float32)
-    rows = np.arange(len(points))
-    first = squared.argmin(axis=1)
-    nearest = squared[rows, first].copy()
-    squared[rows, first] = np.inf
-    second = squared.argmin(axis=1)
-    apart = np.linalg.norm(seeds[first] - seeds[second], axis=1)
-    # distance to the plane between the two nearest seeds
-    seam = (squared[rows, second] - nearest) / np.maximum(2 * apart, 1e-3)
-    inside = np.flatnonzero(muscle)
-    tissue.ravel()[inside[seam < limb.fascia / 2]] = Tissue.FASCIA
+@dataclass(frozen=True)
+class Part:
+    """A piece of the outline.
+
+    Attributes:
+        solid: Its outer surface.
+        regions: (w, region) from where along the solid's w a region begins; one entry with -inf for one region.
+        side: Of the whole piece; NONE for the trunk, where the sign of x tells.
+        fat: Thickness of the subcutis in mm.
+        group: Pieces of one group flow into each other; others only where ``blend`` mm of ``joint`` allow.
+        muscles: (angle, reach) of muscle seed lines, empty for pieces without muscle bellies.
+    """
+
+    name: str
+    solid: Ellipsoid | Loft
+    regions: tuple[tuple[float, Region], ...]
+    side: Side
+    fat: float
+    group: str
+    muscles: tuple[tuple[float, float], ...] = ()
 
 
-def _render_bone(
-    tissue: NDArray[np.uint8], bone: Bone, px: FloatArray, py: FloatArray, z: FloatArray, room: NDArray[np.bool_]
-) -> None:
-    r = np.sqrt((px - bone.x) ** 2 + (py - bone.y) ** 2)
-    if bone.joint_z is None:
-        tissue[room & (r < bone.radius)] = Tissue.CORTEX
-        tissue[room & (r < bone.radius - bone.cortex)] = Tissue.MARROW
-        return
-    from_joint = np.abs(z - bone.joint_z)
-    reach = 2.2 * bone.radius
-    flare = 1 + bone.flare * np.exp(-((from_joint / reach) ** 2))
-    # bone ends are round: the radius closes towards the joint space
-    closing = np.sqrt(np.clip(1 - (1 - np.minimum(from_joint / bone.radius, 1)) ** 2, 0, 1))
-    radius = bone.radius * flare * closing
-    end = from_joint < reach
-    cortex = np.where(end, 1.3, bone.cortex)
-    bony = room & (r < radius) & (from_joint > 1.5)
-    tissue[room & (r < bone.radius * flare) & ~bony & end] = Tissue.CARTILAGE
-    tissue[bony] = Tissue.CORTEX
-    inner = bony & (r < radius - cortex) & (from_joint > 1.5 + 1.3)
-    tissue[inner & ~end] = Tissue.MARROW
-    tissue[inner & end] = Tissue.TRABECULA
-    if bone.growth_plate:
-        tissue[bony & (np.abs(from_joint - 1.1 * bone.radius) < 1.2)] = Tissue.CARTILAGE
+@dataclass(frozen=True)
+class Arm:
+    """Frames and lengths of one arm; u points away from the thumb side, v to the back of the hand's other side."""
+
+    upper: Loft
+    fore: Loft
+    hand: Frame
+    hand_length: float
+    upper_length: float
+    fore_length: float
+
+
+@dataclass(frozen=True)
+class Leg:
+    """Frames and lengths of one leg; the foot's w runs from heel to toes, its v to the instep."""
+
+    thigh: Loft
+    shank: Loft
+    foot: Frame
+    foot_length: float
+    thigh_length: float
+    shank_length: float
+
+
+class Plan:
+    """Joints and outlines of a body, from its parameters alone."""
+
+    def __init__(self, body: Body) -> None:
+        """Pose the body."""
+        self.body = body
+        self.rng_details = np.random.default_rng((body.seed, 1))
+        g, height = body.girth, body.height
+        self.hip_height = height * (1.05 - body.at_age(_SITTING))
+        self.vertex = height - self.hip_height
+        self.head = height * body.at_age(_HEAD)
+        self.shoulder_z = self.vertex - self.head - 0.052 * height
+        self.head_scale = self.head / 228
+        self.hip_x = 88 * body.frame_size
+        self.shoulder_x = 172 * body.frame_size
+        details = self.rng_details
+        self._wobble: list[Vector] = [_three(details.normal(0, 0.018, 3)) for _ in range(16)]
+        self._seeds = [self._muscle_seeds(details, int(details.integers(6, 10))) for _ in range(4)]
+        self.trunk = self._trunk()
+        self.neck = self._neck()
+        self.arms = {Side.RIGHT: self._arm(Side.RIGHT, g), Side.LEFT: self._arm(Side.LEFT, g)}
+        self.legs = {Side.RIGHT: self._leg(Side.RIGHT, g), Side.LEFT: self._leg(Side.LEFT, g)}
+
+    @staticmethod
+    def _muscle_seeds(rng: np.random.Generator, number: int) -> tuple[tuple[float, float], ...]:
+        angles = 2 * np.pi * (np.arange(number) + rng.uniform(-0.3, 0.3, number)) / number
+        ring = [(float(a), float(rng.uniform(0.5, 0.75))) for a in angles]
+        deep = [
+            (float(rng.uniform(0, 2 * np.pi)), float(rng.uniform(0.15, 0.4))) for _ in range(int(rng.integers(1, 4)))
+        ]
+        return tuple(ring + deep)
+
+    def limbs(self, side: Side) -> Limbs:
+        """Return one side's pose."""
+        return self.body.right if side == Side.RIGHT else self.body.left
+
+    def spine(self, z: float) -> tuple[float, float]:
+        """Return x and y of the middle of the vertebral bodies at a height: lordosis below, kyphosis above."""
+        t = z / self.shoulder_z
+        y = np.interp(t, [-0.1, 0.1, 0.3, 0.7, 1.0, 1.2, 1.4], [-62, -40, -28, -52, -42, -30, -22])
+        return 0.0, float(y) * self.body.girth
+
+    def _trunk(self) -> Loft:
+        g, top = self.body.girth, self.shoulder_z
+        belly = 1 + 0.25 * max(0.0, self.body.bmi / 24 - 1) + (0.06 if self.body.age < 6 else 0)
+        narrow = 0.94 if self.body.age < 10 else 1.0
+        wide = 1.06 if self.body.sex == "female" and self.body.age > 12 else 1.0
+        stations = (
+            (-0.17, 70, 62, 0),
+            (-0.08, 140, 92, -4),
+            (0.0, 166 * wide, 104, -6),
+            (0.12, 163 * wide, 106, -2),
+            (0.25, 147, 104 * belly, 2),
+            (0.4, 137, 103 * belly, 4),
+            (0.6, 146, 110, 2),
+            (0.8, 157, 113, -2),
+            (0.92, 152, 102, -8),
+            (1.02, 122, 78, -14),
+            (1.1, 84, 62, -16),
+            (1.16, 60, 55, -14),
+        )
+        return Loft(
+            Frame((0, 0, 0), ((1, 0, 0), (0, 1, 0), (0, 0, 1))),
+            at=tuple(t * top for t, *_ in stations),
+            a=tuple(a * g * narrow for _, a, *_ in stations),
+            b=tuple(b * g for *_, b, _ in stations),
+            dv=tuple(dv * g for *_, dv in stations),
+            harmonics=(0.0, 0.0, 0.0),
+            cap=0.6,
+        )
+
+    def _neck(self) -> Loft:
+        s, g = self.head_scale, self.body.girth
+        base, skull = self.shoulder_z * 1.0, self.vertex - 0.62 * self.head
+        return Loft(
+            look_along((0, -18 * g, base), (0, -2 * s, skull)),
+            at=(0.0, 0.5 * (skull - base), skull - base),
+            a=(60 * g, 54 * g**0.5, 55 * s),
+            b=(58 * g, 56 * g**0.5, 62 * s),
+            harmonics=self._wobble[8],
+        )
+
+    def _arm(self, side: Side, g: float) -> Arm:
+        pose, sign = self.limbs(side), 1.0 if side == Side.RIGHT else -1.0
+        g = g * pose.girth
+        height = self.body.height
+        upper, fore, hand = 0.186 * height, 0.146 * height, 0.108 * height
+        shoulder = (sign * self.shoulder_x, -12 * g, self.shoulder_z - 18 * self.body.length)
+        out = np.array([sign * np.sin(pose.arm), np.sin(pose.arm_forward), -np.cos(pose.arm)])
+        out /= np.linalg.norm(out)
+        front = np.array([0.0, 1.0, 0.0])
+        first = look_along(shoulder, tuple(np.add(shoulder, out)), tuple(front))
+        elbow = first.world(0, 0, upper)
+        v = np.asarray(first.axes[1])
+        bent = out * np.cos(pose.elbow) + v * np.sin(pose.elbow)
+        across = np.asarray(first.axes[0])
+        second_v = v * np.cos(pose.elbow) - out * np.sin(pose.elbow)
+        turned = second_v * np.cos(pose.palm) + sign * across * np.sin(pose.palm)
+        second = look_along(elbow, tuple(np.add(elbow, bent)), tuple(turned))
+        wrist = second.world(0, 0, fore)
+        upper_loft = Loft(
+            first,
+            at=tuple(t * upper for t in (0, 0.12, 0.35, 0.6, 0.85, 1.0)),
+            a=tuple(r * g for r in (50, 56, 47, 43, 41, 43)),
+            b=tuple(r * g for r in (52, 57, 50, 46, 38, 36)),
+            harmonics=self._wobble[side],
+        )
+        fore_loft = Loft(
+            second,
+            at=tuple(t * fore for t in (0, 0.1, 0.25, 0.55, 0.85, 1.0)),
+            a=tuple(r * g for r in (42, 44, 45, 38, 29, 29)),
+            b=tuple(r * g for r in (36, 39, 40, 33, 22, 20)),
+            harmonics=self._wobble[2 + side],
+            cap=0.7,
+        )
+        hand_frame = Frame(wrist, second.axes)
+        return Arm(upper_loft, fore_loft, hand_frame, hand, upper, fore)
+
+    def _leg(self, side: Side, g: float) -> Leg:
+        pose, sign = self.limbs(side), 1.0 if side == Side.RIGHT else -1.0
+        g = g * pose.girth
+        total = self.hip_height
+        thigh, shank = 0.462 * total, 0.464 * total
+        hip = (sign * self.hip_x, 0.0, 0.0)
+        flex = 0.5 * pose.knee
+        down = np.array([sign * np.sin(pose.hip), np.sin(flex), -np.cos(pose.hip) * np.cos(flex)])
+        front = (sign * np.sin(pose.rotation), np.cos(pose.rotation), 0.0)
+        first = look_along(hip, tuple(np.add(hip, down)), front)
+        knee = first.world(0, 0, thigh)
+        w, v = np.asarray(first.axes[2]), np.asarray(first.axes[1])
+        second = look_along(knee, tuple(np.add(knee, w * np.cos(pose.knee) - v * np.sin(pose.knee))), front)
+        ankle = second.world(0, 0, shank)
+        thigh_loft = Loft(
+            first,
+            at=tuple(t * thigh for t in (-0.05, 0.08, 0.2, 0.45, 0.7, 0.88, 1.0)),
+            a=tuple(r * g for r in (74, 90, 90, 80, 65, 57, 55)),
+            b=tuple(r * g for r in (78, 92, 93, 82, 67, 60, 58)),
+            dv=tuple(d * g for d in (-8, -8, -2, 2, 0, -3, -4)),
+            harmonics=self._wobble[4 + side],
+        )
+        shank_loft = Loft(
+            second,
+            at=tuple(t * shank for t in (0, 0.1, 0.28, 0.5, 0.8, 0.95, 1.0)),
+            a=tuple(r * g for r in (54, 52, 56, 47, 34, 33, 34)),
+            b=tuple(r * g for r in (58, 55, 58, 49, 36, 36, 38)),
+            dv=tuple(d * g for d in (-4, -8, -16, -12, -5, -4, -4)),
+            harmonics=self._wobble[6 + side],
+            cap=0.7,
+        )
+        v, w = np.asarray(second.axes[1]), np.asarray(second.axes[2])
+        toes = v * np.cos(pose.foot) + w * np.sin(pose.foot)
+        instep = v * np.sin(pose.foot) - w * np.cos(pose.foot)
+        length = 0.152 * self.body.height
+        heel = np.asarray(ankle) - 0.24 * length * toes - 0.026 * self.body.height * instep
+        foot = look_along(tuple(heel), tuple(heel + toes), tuple(instep))
+        return Leg(thigh_loft, shank_loft, foot, length, thigh, shank)
+
+    @cached_property
+    def parts(self) -> tuple[Part, ...]:
+        """Return the outline of the whole body."""
+        fat = 1.3 * self.body.fat * self.body.girth**0.7 * (self.body.bmi / 22) ** 0.8
+        parts = [*self._core_parts(fat)]
+        for side in (Side.RIGHT, Side.LEFT):
+            parts += [*self._arm_parts(side, fat), *self._leg_parts(side, fat)]
+        return tuple(parts)
+
+    def _core_parts(self, fat: float) -> list[Part]:
+        g, s, body = self.body.girth, self.head_scale, self.body
+        mirrored = tuple((a, r) for angle, r in _TRUNK_MUSCLES for a in (angle, np.pi - angle))
+        everywhere = ((-np.inf, Region.HEAD),)
+        cranium = Ellipsoid((0, -4 * s, self.vertex - 100 * s), (76 * s, 97 * s, 100 * s))
+        face = Ellipsoid((0, 38 * s, self.vertex - 152 * s), (60 * s, 58 * s, 80 * s))
+        parts = [
+            Part("trunk", self.trunk, ((-np.inf, Region.CHEST),), Side.NONE, 13 * fat, "core", mirrored),
+            Part("neck", self.neck, ((-np.inf, Region.NECK),), Side.NONE, 5 * fat, "core", self._seeds[3]),
+            Part("cranium", cranium, everywhere, Side.NONE, 2.5 + fat, "core"),
+            Part("face", face, everywhere, Side.NONE, 3 + 2 * fat, "core"),
+        ]
+        for sign, side in ((1, Side.RIGHT), (-1, Side.LEFT)):
+            buttock = Ellipsoid((sign * 76 * g, -62 * g, -25 * body.length), (80 * g, 56 * g, 92 * g))
+            parts.append(Part("buttock", buttock, ((-np.inf, Region.HIP),), side, 26 * fat, "core"))
+            if body.sex == "female" and body.age > 12:
+                grown = g * float(np.interp(body.age, [12, 17], [0.4, 1.0])) * fat**0.3
+                at = (sign * 76 * g, 92 * g, 0.74 * self.shoulder_z)
+                breast = Ellipsoid(at, (58 * grown, 40 * grown, 60 * grown))
+                parts.append(Part("breast", breast, ((-np.inf, Region.CHEST),), side, 40 * grown, "core"))
+        return parts
+
+    def _arm_parts(self, side: Side, fat: float) -> list[Part]:
+        arm, group = self.arms[side], f"arm{side.name}"
+        upper_regions = ((-np.inf, Region.SHOULDER), (0.18 * arm.upper_length, Region.UPPER_ARM))
+        elbow = (0.85 * arm.upper_length, Region.ELBOW)
+        fore_regions = ((-np.inf, Region.ELBOW), (0.17 * arm.fore_length, Region.FOREARM))
+        wrist = (0.9 * arm.fore_length, Region.HAND)
+        g, frame, length = self.body.girth, arm.hand, arm.hand_length
+        palm = Loft(
+            frame,
+            at=tuple(t * length for t in (-0.03, 0.12, 0.35, 0.5)),
+            a=tuple(r * g for r in (27, 34, 42, 40)),
+            b=tuple(r * g for r in (18, 16, 14, 11)),
+            cap=0.8,
+        )
+        parts = [
+            Part("upper arm", arm.upper, (*upper_regions, elbow), side, 7 * fat, group, self._seeds[0]),
+            Part("forearm", arm.fore, (*fore_regions, wrist), side, 4 * fat, group, self._seeds[1]),
+            Part("hand", palm, ((-np.inf, Region.HAND),), side, 2 + 0.5 * fat, group),
+        ]
+        for number, (points, radius) in enumerate(self.fingers(side)):
+            start = points[0]
+            finger = Loft(
+                look_along(start, points[-1], frame.axes[1]),
+                at=(0.0, float(np.linalg.norm(np.subtract(points[-1], start)))),
+                a=(radius, 0.8 * radius),
+                b=(0.95 * radius, 0.75 * radius),
+            )
+            parts.append(Part(f"finger {number}", finger, ((-np.inf, Region.HAND),), side, 2.0, group))
+        return parts
+
+    def fingers(self, side: Side) -> list[tuple[list[Vector], float]]:
+        """Return for each finger, thumb first, its joints from the carpus to the tip, and its radius."""
+        arm, g = self.arms[side], self.body.girth
+        sign = 1.0 if side == Side.RIGHT else -1.0
+        frame, length = arm.hand, arm.hand_length
+        fingers = []
+        for number in range(5):
+            steps: tuple[float, ...] = (0.05, 0.28, 0.47, 0.6)
+            lean, base = 0.75, -26 * g
+            if number > 0:
+                reach = (0.95, 1.0, 0.96, 0.82)[number - 1]
+                steps = (0.12, 0.47, 0.72 * reach, 0.88 * reach, reach)
+                lean, base = 0.04 * (number - 2.5), (number - 2.5) * 17 * g
+            joints = []
+            for t in steps:
+                along = (t - steps[0]) * length
+                u = sign * (
+                    base * (1 if number == 0 else 0.75 + 0.25 * min(1.0, t / 0.45))
+                    + (-along * np.sin(lean) if number == 0 else along * np.sin(lean))
+                )
+                joints.append(frame.world(u, (4 * g if number == 0 else 0.0), steps[0] * length + along * np.cos(lean)))
+            fingers.append((joints, (10.5 if number == 0 else 9.0) * g))
+        return fingers
+
+    def _leg_parts(self, side: Side, fat: float) -> list[Part]:
+        leg, g = self.legs[side], self.body.girth
+        thigh_regions = (
+            (-np.inf, Region.HIP),
+            (0.17 * leg.thigh_length, Region.THIGH),
+            (0.86 * leg.thigh_length, Region.KNEE),
+        )
+        shank_regions = (
+            (-np.inf, Region.KNEE),
+            (0.15 * leg.shank_length, Region.LOWER_LEG),
+            (0.92 * leg.shank_length, Region.FOOT),
+        )
+        length = leg.foot_length
+        foot = Loft(
+            leg.foot,
+            at=tuple(t * length for t in (0.0, 0.1, 0.3, 0.5, 0.72, 0.8)),
+            a=tuple(r * g for r in (24, 31, 33, 38, 46, 44)),
+            b=tuple(r * g for r in (22, 34, 40, 29, 17, 13)),
+            dv=tuple(d * g for d in (0, 6, 14, 8, -6, -9)),
+        )
+        parts = [
+            Part("thigh", leg.thigh, thigh_regions, side, 12 * fat, "core", self._seeds[2]),
+            Part("shank", leg.shank, shank_regions, side, 6 * fat, "core", self._seeds[0][::-1]),
+            Part("foot", foot, ((-np.inf, Region.FOOT),), side, 3 + fat, "core"),
+        ]
+        for number, (points, radius) in enumerate(self.toes(side)):
+            start = points[1]
+            toe = Loft(
+                look_along(start, points[-1], leg.foot.axes[1]),
+                at=(0.0, float(np.linalg.norm(np.subtract(points[-1], start)))),
+                a=(radius, 0.85 * radius),
+                b=(radius, 0.8 * radius),
+            )
+            parts.append(Part(f"toe {number}", toe, ((-np.inf, Region.FOOT),), side, 2.0, "core"))
+        return parts
+
+    def toes(self, side: Side) -> list[tuple[list[Vector], float]]:
+        """Return for each toe, the great one first, its joints from the tarsus to the tip, and its radius."""
+        leg, g = self.legs[side], self.body.girth
+        sign = 1.0 if side == Side.RIGHT else -1.0
+        length = leg.foot_length
+        toes = []
+        for number in range(5):
+            # the great toe lies towards the other foot
+            u = sign * (28 - 14.5 * number) * g
+            tip = (1.0, 0.98, 0.94, 0.89, 0.84)[number]
+            knuckle = (0.72, 0.73, 0.7, 0.67, 0.63)[number]
+            joints = [
+                leg.foot.world(0.7 * u, 4 * g, 0.42 * length),
+                leg.foot.world(u, -8 * g, knuckle * length),
+                leg.foot.world(u, -9 * g, (knuckle + 0.55 * (tip - knuckle)) * length),
+                leg.foot.world(u, -10 * g, tip * length),
+            ]
+            toes.append((joints, (12.5 if number == 0 else 8.5) * g))
+        return toes
+
+
+def _three(values: NDArray[np.float64]) -> Vector:
+    x, y, z = (float(v) for v in values)
+    return x, y, z
+
+
+_TRUNK_MUSCLES = (
+    (np.deg2rad(-75), 0.72),  # erector spinae
+    (np.deg2rad(-50), 0.6),  # quadratus lumborum, gluteus
+    (np.deg2rad(-25), 0.85),  # latissimus
+    (np.deg2rad(15), 0.85),  # obliques, serratus
+    (np.deg2rad(50), 0.8),  # obliques, pectorals
+    (np.deg2rad(78), 0.85),  # rectus
+    (np.deg2rad(-60), 0.3),  # psoas
+)

@@ -1,11 +1,11 @@
-"""Deposits into a real scan: the scan stays, calcium is added where soft tissue allows it."""
+"""Deposits into real scans: on the fly in patches, as a MONAI transform, or in a whole scan."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
+from dataclasses import replace
 from typing import Any
 
-import cc3d
 import numpy as np
 import torch
 from monai.config.type_definitions import KeysCollection
@@ -13,110 +13,107 @@ from monai.transforms import MapTransform, Randomizable
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from jdm_seg.body_mask import find_body
-from jdm_seg.physics import HU_MAX
+from jdm_seg.cases import Modality
+from jdm_seg.synthesis.blend import (
+    background_hu,
+    estimate_blur,
+    insert_ct,
+    insert_overlays,
+    insert_stir,
+    sample_scan_blur,
+)
 from jdm_seg.synthesis.calcinosis import Calcinosis, Priors, render_deposits, sample_deposits
-from jdm_seg.synthesis.ct import HU_MIN, CtAcquisition, calcium_to_hu
+from jdm_seg.synthesis.estimate import estimate_stir_tissue, estimate_tissue
 from jdm_seg.synthesis.host import Host, build_host
+from jdm_seg.synthesis.lookalikes import AMBIGUOUS, sample_lookalikes
+from jdm_seg.synthesis.overlay import render_lookalike
+from jdm_seg.synthesis.stir import sample_stir
 from jdm_seg.synthesis.tissue import Tissue
 from jdm_seg.volume import Spacing
 
+__all__ = [
+    "HOST_KEYS",
+    "IGNORE",
+    "InsertCalcinosisd",
+    "estimate_stir_tissue",
+    "estimate_tissue",
+    "host_arrays",
+    "host_of_scan",
+    "insert_ct",
+    "insert_stir",
+    "sample_scan_blur",
+]
+
 IGNORE = 255
 """Label of voxels that neither teach nor count: dense in the original scan, and nobody knows what they are."""
+HOST_KEYS = ("tissue", "depth_mm", "muscle_mm", "bone_mm", "background")
+"""What insertion needs to know of every voxel of a scan."""
+SCAN_KEY = "scan_levels"
+"""What it needs to know of the scan as a whole: blur in mm for CT (0 unknown); muscle and noise for STIR."""
 
-_SKIN_MM = 1.8
-_BONE_HU = 180
-_BONE_MM3 = 800.0
-_DENSE_HU = 130
 _VISIBLE_HU = 80
 """A deposit that adds less on average drowns in the noise and fat of a low-dose scan."""
+_VISIBLE_NOISES = 1.5
+"""On STIR: a deposit that changes the signal by fewer standard deviations of the noise on average."""
+_SMOOTH_MM = 0.8
+"""Takes the steps of voxels out of the surfaces that sheets and plaques follow."""
 
 
-def estimate_tissue(hu: NDArray[Any], spacing: Spacing) -> NDArray[np.uint8]:
-    """Tell air, skin, fat, muscle and bone apart in an unlabelled CT by CT number, size and neighbourhood.
-
-    Bone: connected parts over 180 HU of more than 0.8 mL, their enclosed marrow, and a voxel of partial volume around.
-    Smaller dense parts become :attr:`Tissue.DENSE`: in a real scan nobody knows whether they are vessel calcium,
-    cartilage, contrast or metal, so nothing is placed there and nothing is learnt from them.
+def host_of_scan(image: NDArray[Any], spacing: Spacing, modality: Modality = "ct") -> Host:
+    """Find where deposits may lie in an unlabelled scan.
 
     Args:
-        hu: CT numbers, shape (X, Y, Z), z along the patient.
+        image: HU or STIR magnitudes, shape (X, Y, Z), canonical axes.
         spacing: Voxel size in mm.
-
-    Returns:
-        :class:`Tissue` codes, shape (X, Y, Z), uint8.
+        modality: ``ct`` or ``stir``.
     """
-    smooth = ndimage.gaussian_filter(hu.astype(np.float32), [0.8 / s for s in spacing])
-    body = cc3d.largest_k(np.ascontiguousarray(smooth > -400), k=3, connectivity=6) > 0
-    body = ndimage.binary_fill_holes(body, structure=np.ones((3, 3, 1), bool)) & (smooth > -600)
-    body &= find_body(hu, spacing, "ct", margin_mm=0)  # without table and sheets
-    tissue = np.where(body, np.where(smooth < -25, Tissue.FAT, Tissue.MUSCLE), Tissue.AIR).astype(np.uint8)
-    depth = ndimage.distance_transform_edt(body, spacing)
-    tissue[body & (depth <= _SKIN_MM)] = Tissue.SKIN
-    dense = body & (hu > _DENSE_HU) & (smooth > _DENSE_HU - 30)
-    bone = _bone(hu, body, spacing)
-    tissue[dense] = Tissue.DENSE
-    tissue[bone] = Tissue.CORTEX
-    return tissue
-
-
-def _bone(hu: NDArray[Any], body: NDArray[np.bool_], spacing: Spacing) -> NDArray[np.bool_]:
-    voxel = float(np.prod(spacing))
-    bright = np.ascontiguousarray(body & (hu > _BONE_HU))
-    parts: NDArray[np.bool_] = (
-        cc3d.dust(bright, threshold=max(1, int(_BONE_MM3 / voxel)), connectivity=18, in_place=False) > 0
+    tissue = estimate_tissue(image, spacing) if modality == "ct" else estimate_stir_tissue(image, spacing)[0]
+    # where organs begin is no surface of a muscle: sheets would follow the border of a guess
+    whole = np.where(tissue == Tissue.ORGAN, Tissue.MUSCLE, tissue).astype(np.uint8)
+    host = build_host(whole, spacing)
+    sigma = [_SMOOTH_MM / s for s in spacing]
+    return replace(
+        host,
+        tissue=tissue,
+        depth_mm=np.where(host.depth_mm > 0, ndimage.gaussian_filter(host.depth_mm, sigma, truncate=2), 0),
+        muscle_mm=ndimage.gaussian_filter(host.muscle_mm, sigma, truncate=2),
     )
-    if not parts.any():
-        return parts
-    steps = [max(1, round(2.0 / s)) for s in spacing]
-    reach = np.ones([2 * s + 1 for s in (*steps[:2], 0)], bool)
-    closed = ndimage.binary_closing(np.pad(parts, 4), reach)[4:-4, 4:-4, 4:-4]
-    filled = np.stack([ndimage.binary_fill_holes(closed[..., k]) for k in range(closed.shape[2])], axis=-1)
-    result: NDArray[np.bool_] = ndimage.binary_dilation(filled, np.ones((3, 3, 1), bool)) & body
-    return result
 
 
-def insert_ct(hu: NDArray[Any], calcinosis: Calcinosis, host: Host, acquisition: CtAcquisition) -> NDArray[Any]:
-    """Add calcium to a finished CT.
-
-    The host's noise and texture stay underneath. Bone and air keep their values exactly, and so does every voxel
-    that no calcium reaches.
-
-    Args:
-        hu: CT numbers, shape (X, Y, Z).
-        calcinosis: Rendered on the same grid.
-        host: Tells where soft tissue is.
-        acquisition: Tube voltage and blur of this scan.
-
-    Returns:
-        HU of the type of ``hu``, changed voxels clipped to the 12-bit range.
-    """
-    added = np.where(host.soft, calcium_to_hu(calcinosis.calcium, acquisition, host.spacing), 0)
-    reached = np.abs(added) >= 0.5
-    result: NDArray[Any] = np.array(hu)
-    changed = np.clip(hu[reached] + added[reached], HU_MIN, HU_MAX)
-    result[reached] = np.rint(changed) if np.issubdtype(result.dtype, np.integer) else changed
-    return result
-
-
-HOST_KEYS = ("tissue", "depth_mm", "muscle_mm")
-
-
-def host_arrays(hu: NDArray[Any], spacing: Spacing) -> dict[str, NDArray[Any]]:
-    """Return what insertion needs to know of a scan, by :data:`HOST_KEYS`, each (1, X, Y, Z).
+def host_arrays(image: NDArray[Any], spacing: Spacing, modality: Modality = "ct") -> dict[str, NDArray[Any]]:
+    """Return what insertion needs to know of a scan, by :data:`HOST_KEYS`, each (1, X, Y, Z), and :data:`SCAN_KEY`.
 
     Measured once on the whole scan: a patch does not know how deep under the skin it lies.
+
+    Args:
+        image: HU or STIR magnitudes, shape (X, Y, Z), canonical axes.
+        spacing: Voxel size in mm.
+        modality: ``ct`` or ``stir``.
     """
-    host = build_host(estimate_tissue(hu, spacing), spacing)
-    return {"tissue": host.tissue[None], "depth_mm": host.depth_mm[None], "muscle_mm": host.muscle_mm[None]}
+    host = host_of_scan(image, spacing, modality)
+    assert host.bone_mm is not None
+    if modality == "ct":
+        background = background_hu(image, host.soft, spacing)
+        levels = np.array([estimate_blur(image, host.tissue, spacing) or 0.0, 0.0])
+    else:
+        background = np.zeros(image.shape, np.float32)
+        levels = np.array(estimate_stir_tissue(image, spacing)[1])
+    return {
+        "tissue": host.tissue[None],
+        "depth_mm": host.depth_mm[None],
+        "muscle_mm": host.muscle_mm[None],
+        "bone_mm": host.bone_mm[None],
+        "background": background[None].astype(np.float16),
+        SCAN_KEY: levels,
+    }
 
 
 class InsertCalcinosisd(MapTransform, Randomizable):  # type: ignore[misc]
-    """MONAI dictionary transform: draw deposits into an unlabelled CT patch and write its label.
+    """MONAI dictionary transform: draw deposits and look-alikes into an unlabelled patch and write its label.
 
-    Reads ``image`` (HU, (1, X, Y, Z)) and what :func:`host_arrays` made of the whole scan, cut to the same patch;
-    writes ``image`` and ``label`` (0, 1, 255 = ignore). A share of patches is left as it is, so that the network meets
-    negatives.
+    Reads ``image`` (HU or STIR magnitudes, (1, X, Y, Z)) and what :func:`host_arrays` made of the whole scan, cut to
+    the same patch; where that is missing it is measured on the patch. Writes ``image`` and ``label`` (0, 1,
+    255 = ignore). A share of patches receives no deposit, so that the network meets negatives.
     """
 
     def __init__(
@@ -126,6 +123,9 @@ class InsertCalcinosisd(MapTransform, Randomizable):  # type: ignore[misc]
         probability: float = 0.85,
         priors: Priors | None = None,
         keys: KeysCollection = ("image",),
+        *,
+        modality: Modality = "ct",
+        lookalikes: float = 0.5,
     ) -> None:
         """Set what is constant over patches.
 
@@ -133,54 +133,101 @@ class InsertCalcinosisd(MapTransform, Randomizable):  # type: ignore[misc]
             spacing: Voxel size of the patches in mm.
             acquired_key: Where a sample states the voxel size it was scanned with (mm); blur cannot be finer.
             probability: Share of patches that receive deposits.
-            priors: How deposits are drawn.
+            priors: How deposits are drawn; by default fewer than in a whole scan.
             keys: The image key.
+            modality: ``ct`` or ``stir``.
+            lookalikes: Share of patches that receive look-alikes; CT only.
         """
         MapTransform.__init__(self, keys)
         self.spacing = spacing
         self.acquired_key = acquired_key
         self.probability = probability
-        self.priors = priors or Priors()
+        self.priors = priors or Priors(count_mean=4.0)
+        self.modality = modality
+        self.lookalikes = lookalikes if modality == "ct" else 0.0
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return a copy of the sample with deposits in its image and a label beside it."""
         sample = dict(data)
         rng = np.random.default_rng(self.R.randint(2**31))
-        hu = np.asarray(sample[self.keys[0]])[0]
-        tissue = np.asarray(sample["tissue"])[0]
-        label = np.where(tissue == Tissue.DENSE, IGNORE, 0).astype(np.uint8)
-        if rng.random() < self.probability:
-            host = Host(tissue, self.spacing, *(np.asarray(sample[key])[0] for key in HOST_KEYS[1:]))
-            calcinosis = render_deposits(sample_deposits(host, rng, self.priors), host)
-            acquisition = sample_scan_blur(rng, sample.get(self.acquired_key, self.spacing))
-            inserted = insert_ct(hu, calcinosis, host, acquisition)
-            label = np.where(calcinosis.label > 0, _seen(calcinosis, inserted - hu), label).astype(np.uint8)
-            hu = inserted
-        sample[self.keys[0]] = torch.from_numpy(np.ascontiguousarray(hu, dtype=np.float32))[None]
+        image = np.asarray(sample[self.keys[0]])[0]
+        if not all(key in sample for key in HOST_KEYS):
+            sample.update(host_arrays(image, self.spacing, self.modality))
+        arrays = {key: np.asarray(sample[key])[0] for key in HOST_KEYS}
+        host = Host(arrays["tissue"], self.spacing, *(arrays[key] for key in HOST_KEYS[1:4]))
+        label = (host.tissue == Tissue.DENSE).view(np.uint8) * np.uint8(IGNORE)
+        first, second = np.asarray(sample.get(SCAN_KEY, (0.0, 0.0))).tolist()
+        if self.modality == "stir":
+            if rng.random() < self.probability:
+                image = self._insert_stir(image, label, host, (first, second), rng)
+        else:
+            acquisition = sample_scan_blur(rng, sample.get(self.acquired_key, self.spacing), first or None)
+            background = arrays["background"]
+            if rng.random() < self.lookalikes:
+                image, host = self._insert_lookalikes(image, label, host, acquisition, background, rng)
+            if rng.random() < self.probability:
+                calcinosis = render_deposits(sample_deposits(host, rng, self.priors), host)
+                path = float(rng.uniform(10, 30))
+                inserted = insert_ct(image, calcinosis, host, acquisition, background=background, path_cm=path)
+                _write_label(label, calcinosis, inserted, image, _VISIBLE_HU)
+                image = inserted
+        sample[self.keys[0]] = torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))[None]
         sample["label"] = torch.from_numpy(label)[None]
         return sample
 
+    def _insert_stir(
+        self,
+        image: NDArray[Any],
+        label: NDArray[np.uint8],
+        host: Host,
+        levels: tuple[float, float],
+        rng: np.random.Generator,
+    ) -> NDArray[Any]:
+        calcinosis = render_deposits(sample_deposits(host, rng, self.priors), host)
+        acquisition = sample_stir(rng, calcinosis.deposits, float(rng.uniform(3, 30)))
+        inserted = insert_stir(image, calcinosis, host, acquisition, levels, rng)
+        # a void in suppressed fat cannot be seen and is not asked for
+        _write_label(label, calcinosis, inserted, image, _VISIBLE_NOISES * levels[1])
+        return inserted
 
-def _seen(calcinosis: Calcinosis, added_hu: NDArray[Any]) -> NDArray[np.uint8]:
-    """Return 1 at deposits that blur has left visible, and :data:`IGNORE` at the others.
+    def _insert_lookalikes(
+        self,
+        image: NDArray[Any],
+        label: NDArray[np.uint8],
+        host: Host,
+        acquisition: Any,
+        background: NDArray[Any],
+        rng: np.random.Generator,
+    ) -> tuple[NDArray[Any], Host]:
+        """Draw look-alikes; the host that comes back offers their place to no deposit."""
+        overlays = []
+        tissue = host.tissue.copy()
+        for item in sample_lookalikes(host, rng):
+            overlay = render_lookalike(item, host)
+            if overlay is None:
+                continue
+            overlays.append((overlay, item.hu))
+            filled = overlay.coverage > 0.2
+            tissue[overlay.box][filled] = overlay.code[filled]
+            if item.kind in AMBIGUOUS:
+                label[overlay.box][filled] = IGNORE
+        return insert_overlays(image, overlays, host, acquisition, background), replace(host, tissue=tissue)
+
+
+def _write_label(
+    label: NDArray[np.uint8],
+    calcinosis: Calcinosis,
+    inserted: NDArray[Any],
+    before: NDArray[Any],
+    visible: float,
+) -> None:
+    """Write 1 at deposits that blur has left visible, and :data:`IGNORE` at the others.
 
     Teaching a network that a faint grey streak is calcium teaches it to see calcium in every tendon.
     """
-    instances = calcinosis.instances.ravel()
-    voxels = np.bincount(instances)
-    mean = np.bincount(instances, weights=added_hu.ravel()) / np.maximum(voxels, 1)
-    result: NDArray[np.uint8] = np.where(mean >= _VISIBLE_HU, 1, IGNORE).astype(np.uint8)[calcinosis.instances]
-    return result
-
-
-def sample_scan_blur(rng: np.random.Generator, acquired: Spacing) -> CtAcquisition:
-    """Draw the blur and tube voltage to insert with, never finer than the scan's own voxels."""
-    in_plane = float(max(acquired[0], acquired[1]) * rng.uniform(0.9, 1.7))
-    return CtAcquisition(
-        kv=str(rng.choice(["80", "100", "120", "140"])),
-        psf_mm=(in_plane, in_plane, max(in_plane, float(acquired[2] * rng.uniform(0.8, 1.2)))),
-        noise_hu=0.0,
-        grain_mm=1.0,
-        overshoot=float(rng.uniform(0.1, 0.3)) if rng.random() < 0.2 else 0.0,
-        hu={},
-    )
+    where = np.nonzero(calcinosis.occupancy >= 0.5)
+    number = calcinosis.dominant[where]
+    voxels = np.bincount(number)
+    changed = np.bincount(number, weights=inserted[where] - before[where].astype(np.float64))
+    seen = np.abs(changed) >= visible * np.maximum(voxels, 1)
+    label[where] = np.where(seen[number], 1, IGNORE)

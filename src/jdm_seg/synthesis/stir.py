@@ -1,20 +1,31 @@
-"""Tissue and calcium to short-tau inversion recovery (STIR) signal."""
+"""Tissue and calcium to short-tau inversion recovery (STIR) signal, and an acquisition of it.
+
+Signals are relative to muscle and keep their sign until the magnitude is taken: near the null of fat, water lies on one
+side and residual fat on either, and they add up in a voxel before their size is seen.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from jdm_seg.physics import FAT_T1_MS, T1_MS, T2_MS
-from jdm_seg.synthesis.calcinosis import Calcinosis
-from jdm_seg.synthesis.tissue import Tissue
+from jdm_seg.physics import FAT_T1_MS
+from jdm_seg.synthesis.calcinosis import Calcinosis, Deposit
+from jdm_seg.synthesis.coarse import SmoothNoise
+from jdm_seg.synthesis.stir_oedema import OEDEMA_FROM, Oedema, add_oedema, sample_oedema
+from jdm_seg.synthesis.stir_scan import Readout, read_out, sample_readout
+from jdm_seg.synthesis.stir_signal import fat_null_ti, relative_signal, tissue_signals
+from jdm_seg.synthesis.tissue import Tissue, TissueMap
 from jdm_seg.volume import Spacing
 
 FloatArray = NDArray[np.float32]
 PHENOTYPES = ("void", "void_rim", "fluid")
+_RIM_MM = 2.5
+_SLOW_FLOW_MM = 25.0
 
 
 @dataclass(frozen=True)
@@ -23,96 +34,184 @@ class StirAcquisition:
 
     Attributes:
         field_t: Field strength in tesla.
-        ti, te, tr: Inversion, echo and repetition time.
-        snr: Signal-to-noise ratio of muscle.
-        bias: Strength of the receive field's slow change over the field of view.
-        signal: Signal of each tissue relative to muscle.
+        ti: Inversion time.
+        te: Effective echo time.
+        tr: Time from the last echo of a train to the next inversion: repetition time less the echo train.
+        t1_fat: T1 of this patient's fat.
+        signal: Signal of each tissue; negative where it has recovered past zero.
+        lost: Change of that signal for each unit of inversion that is lost.
         phenotypes: How each deposit shows: dark, dark with a bright rim, or bright fluid.
+        fluid: Signal of milk of calcium and of the liquid above a fluid-calcium level.
+        rim: Signal of an inflamed rim.
+        oedema: Oedema of muscle, fascia and subcutis.
+        inversion_loss: Largest loss of inversion over the field of view, which lets fat shine up.
+        shading: Strength of dielectric shading.
+        flow_void: Share of the vessels' length that is dark from flow.
+        uneven: Spread of the tissues' own unevenness.
+        slice_gap: Gap between slices as a share of their distance; used where the map is finer than the slices.
+        cross_talk: Share of its signal that each slice takes from either neighbour.
+        readout: How signal becomes an image.
     """
 
     field_t: float
     ti: float
     te: float
     tr: float
-    snr: float
-    bias: float
+    t1_fat: float
     signal: dict[str, float]
+    lost: dict[str, float]
     phenotypes: tuple[str, ...]
+    fluid: float
+    rim: float
+    oedema: Oedema
+    inversion_loss: float
+    shading: float
+    flow_void: float
+    uneven: float
+    slice_gap: float
+    cross_talk: float
+    readout: Readout
 
 
-def inversion_recovery(pd: float, t1: float, t2: float, *, ti: float, te: float, tr: float) -> float:
-    """Return the magnitude signal of an inversion recovery spin echo, ideal inversion.
+def sample_stir(
+    rng: np.random.Generator, deposits: Sequence[Deposit], age: float, *, slice_axis: int = 1
+) -> StirAcquisition:
+    """Draw a setting. TI follows the drawn fat T1 to within 10 %: tables of other origin would leave fat bright.
 
-    S = PD |1 - 2 exp(-TI/T1) + exp(-TR/T1)| exp(-TE/T2). All times in ms.
-    Source: Haacke et al., Magnetic Resonance Imaging, eq. 8.57.
+    Args:
+        rng: Draws.
+        deposits: Each is given a phenotype; one with a fluid-calcium level is fluid.
+        age: In years: marrow turns from red to fatty.
+        slice_axis: Axis across the slices: 1 for coronal, 2 for axial, 0 for sagittal.
     """
-    return float(pd * abs(1 - 2 * np.exp(-ti / t1) + np.exp(-tr / t1)) * np.exp(-te / t2))
-
-
-def fat_null_ti(t1_fat: float, tr: float) -> float:
-    """Return the inversion time in ms at which fat gives no signal: T1 ln(2 / (1 + exp(-TR/T1)))."""
-    return float(t1_fat * np.log(2 / (1 + np.exp(-tr / t1_fat))))
-
-
-def sample_stir(rng: np.random.Generator, deposits: int) -> StirAcquisition:
-    """Draw a setting. TI follows the drawn fat T1 to within 10 %: tables of other origin would leave fat bright."""
     field_t = 1.5 if rng.random() < 0.7 else 3.0
-    column = 0 if field_t == 1.5 else 1
-    tr, te = float(rng.uniform(3000, 7000)), float(rng.uniform(30, 90))
+    train = float(rng.uniform(60, 250))
+    tr, te = float(rng.uniform(3000, 7000)) - train, float(rng.uniform(30, 90))
     t1_fat = float(rng.uniform(*FAT_T1_MS[field_t]))
     ti = fat_null_ti(t1_fat, tr) * float(rng.uniform(0.9, 1.1))
-
-    def signal(pd: float, t1: float, t2: float) -> float:
-        return inversion_recovery(pd, t1, t2, ti=ti, te=te, tr=tr)
-
-    fat = signal(1.0, t1_fat, T2_MS["fat"][column])
-    water = signal(1.0, T1_MS["marrow_water"][column], T2_MS["marrow_water"][column])
-    muscle = signal(1.0, T1_MS["muscle"][column], T2_MS["muscle"][column])
-    share = float(rng.uniform(0.3, 0.7))
-    absolute = {
-        Tissue.AIR: 0.0,
-        Tissue.SKIN: signal(0.9, 900, 35),
-        Tissue.FAT: fat,
-        Tissue.FASCIA: 0.4 * muscle,
-        Tissue.MUSCLE: muscle,
-        # flowing blood leaves the slice before its echo: dark more often than bright
-        Tissue.BLOOD: (0.15 if rng.random() < 0.7 else 1.0) * signal(1, T1_MS["blood"][column], T2_MS["blood"][column]),
-        Tissue.CORTEX: 0.0,
-        Tissue.MARROW: share * fat + (1 - share) * water,
-        Tissue.TRABECULA: 0.8 * (share * fat + (1 - share) * water),
-        Tissue.CARTILAGE: signal(0.8, 1100, 40),
-        Tissue.TABLE: 0.0,
-    }
+    red = (float(rng.uniform(0.35, 0.6)) if age < 10 else float(rng.uniform(0.1, 0.35)), float(rng.uniform(0.3, 0.65)))
+    signal, lost = tissue_signals(field_t, ti=ti, te=te, tr=tr, t1_fat=t1_fat, red_marrow=red)
+    drawn = [str(p) for p in rng.choice(PHENOTYPES, size=len(deposits), p=(0.55, 0.30, 0.15))]
     return StirAcquisition(
         field_t=field_t,
         ti=float(ti),
         te=te,
         tr=tr,
-        snr=float(rng.uniform(8, 30)),
-        bias=float(rng.uniform(0.05, 0.4)),
-        signal={Tissue(code).name: value / muscle for code, value in absolute.items()},
-        phenotypes=tuple(str(p) for p in rng.choice(PHENOTYPES, size=deposits, p=(0.55, 0.30, 0.15))),
+        t1_fat=t1_fat,
+        signal=signal,
+        lost=lost,
+        phenotypes=tuple("fluid" if d.fluid_level > 0 else p for d, p in zip(deposits, drawn, strict=True)),
+        fluid=float(relative_signal("milk_of_calcium", field_t, ti=ti, te=te, tr=tr) * rng.uniform(0.8, 1.2)),
+        rim=float(relative_signal("oedema", field_t, ti=ti, te=te, tr=tr) * rng.uniform(1.0, 2.0)),
+        oedema=sample_oedema(
+            rng,
+            relative_signal("oedema", field_t, ti=ti, te=te, tr=tr),
+            relative_signal("fluid", field_t, ti=ti, te=te, tr=tr),
+        ),
+        inversion_loss=float(rng.uniform(0, 0.12) if field_t == 1.5 else rng.uniform(0.03, 0.25)),
+        shading=float(rng.uniform(0, 0.05) if field_t == 1.5 else rng.uniform(0.05, 0.3)),
+        flow_void=float(rng.uniform(0.4, 1.0)),
+        uneven=float(rng.uniform(0.04, 0.12)),
+        slice_gap=float(rng.uniform(0, 0.2)),
+        cross_talk=float(rng.uniform(0, 0.08)),
+        readout=sample_readout(rng, slice_axis),
     )
 
 
-def tissue_to_stir(tissue: NDArray[np.uint8], acquisition: StirAcquisition, rng: np.random.Generator) -> FloatArray:
-    """Look up signals relative to muscle, with patchy muscle oedema in some cases.
+def acquire_stir(
+    tissue: TissueMap,
+    calcinosis: Calcinosis | None,
+    acquisition: StirAcquisition,
+    rng: np.random.Generator,
+    *,
+    split: int = 1,
+) -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
+    """Scan a body.
+
+    Args:
+        tissue: The body, shape (X, Y, Z), with ``split`` layers for every slice along ``readout.slice_axis``.
+        calcinosis: Deposits on the scan's grid; None without any.
+        acquisition: The setting.
+        rng: Draws oedema, unevenness, receive fields and noise.
+        split: Layers of the tissue map that make one slice; the gap between slices is taken out of them.
 
     Returns:
-        Noise-free signal, shape of ``tissue``.
+        The scan (non-negative int16, muscle near ``readout.scale``) and the oedema in it (uint8: 1 = oedema), on the
+        scan's grid.
+
+    Raises:
+        ValueError: If ``split`` does not divide the layers, or the deposits lie on another grid.
     """
+    axis = acquisition.readout.slice_axis
+    if split < 1 or tissue.first.shape[axis] % split:
+        raise ValueError(f"expected split to divide the {tissue.first.shape[axis]} layers, but got {split}")
+    for_tissue, for_oedema, for_readout = rng.spawn(3)
+    signal = tissue_to_signal(tissue, acquisition, for_tissue)
+    amount = add_oedema(signal, tissue, acquisition.oedema, for_oedema)
+    weights = _slice_profile(split, acquisition.slice_gap)
+    signal, amount = _across_slices(signal, weights, axis), _across_slices(amount, weights, axis)
+    spacing = [s * (split if a == axis else 1) for a, s in enumerate(tissue.spacing)]
+    size = (spacing[0], spacing[1], spacing[2])
+    if calcinosis is not None:
+        if calcinosis.occupancy.shape != signal.shape:
+            raise ValueError(f"expected deposits of shape {signal.shape}, but got {calcinosis.occupancy.shape}")
+        signal = add_deposits(signal, calcinosis, acquisition, size)
+        amount *= 1 - calcinosis.occupancy
+    if acquisition.cross_talk:
+        kernel = [acquisition.cross_talk, 1 - 2 * acquisition.cross_talk, acquisition.cross_talk]
+        signal = ndimage.correlate1d(signal, kernel, axis=axis, mode="nearest")
+    image = read_out(signal, size, acquisition.readout, for_readout)
+    return image, (amount >= OEDEMA_FROM).astype(np.uint8)
+
+
+def tissue_to_signal(tissue: TissueMap, acquisition: StirAcquisition, rng: np.random.Generator) -> FloatArray:
+    """Return the signal of healthy tissue relative to muscle and with its sign, on the grid of the map.
+
+    Inversion that is lost in places lets fat shine up there; dielectric shading darkens; fast blood is dark.
+    """
+    shape, spacing = tissue.first.shape, tissue.spacing
+    generators = rng.spawn(4)
+    signal = tissue.mix(_table(acquisition.signal))
+    if acquisition.inversion_loss:
+        field = SmoothNoise(generators[0], shape, spacing, 100.0).volume()
+        loss = acquisition.inversion_loss / (1 + np.exp(-2 * field))
+        signal += loss * tissue.mix(_table(acquisition.lost))
+    if acquisition.shading:
+        field = SmoothNoise(generators[1], shape, spacing, 110.0).volume()
+        signal *= 1 - np.float32(acquisition.shading) * np.clip(field, 0, 2)
+    blood = tissue.first == Tissue.BLOOD
+    if blood.any() and acquisition.flow_void:
+        field = SmoothNoise(generators[2], shape, spacing, _SLOW_FLOW_MM).volume()[blood]
+        fast = field < np.quantile(field, acquisition.flow_void)
+        signal[blood] *= np.where(fast, np.float32(0.08), np.float32(1))
+    if acquisition.uneven:
+        signal *= 1 + np.float32(acquisition.uneven) * SmoothNoise(generators[3], shape, spacing, 7.0).volume()
+    return signal
+
+
+def _table(values: dict[str, float]) -> FloatArray:
     table = np.zeros(256, np.float32)
     for code in Tissue:
-        table[code] = acquisition.signal.get(code.name, 0.0)
-    signal = table[tissue]
-    uneven = ndimage.gaussian_filter(rng.standard_normal(tissue.shape, np.float32), 4)
-    uneven /= max(float(uneven.std()), 1e-6)
-    signal *= 1 + 0.08 * uneven
-    if rng.random() < 0.5:  # oedema: T1 and T2 rise, three times the signal of muscle at most
-        patches = np.clip(ndimage.gaussian_filter(uneven, 4) * 6 - rng.uniform(0, 2), 0, 1)
-        soft = (tissue == Tissue.MUSCLE) | (tissue == Tissue.FASCIA)
-        signal += soft * patches * np.float32(rng.uniform(0.3, 2))
-    return signal
+        table[code] = values[code.name]
+    return table
+
+
+def _slice_profile(split: int, gap: float) -> FloatArray:
+    """Return the weights of the layers of a slice: a box with the gap left out and soft edges."""
+    at = np.abs((np.arange(split) + 0.5) / split - 0.5)
+    weights = np.clip((0.5 * (1 - gap) - at) * split + 0.5, 0, 1) + 1e-6
+    profile: FloatArray = (weights / weights.sum()).astype(np.float32)
+    return profile
+
+
+def _across_slices(layers: FloatArray, weights: FloatArray, axis: int) -> FloatArray:
+    """Weigh the layers of each slice together."""
+    if len(weights) == 1:
+        return layers
+    shape = list(layers.shape)
+    shape[axis : axis + 1] = [shape[axis] // len(weights), len(weights)]
+    result: FloatArray = np.tensordot(layers.reshape(shape), weights, (axis + 1, 0))
+    return result
 
 
 def add_deposits(
@@ -120,36 +219,33 @@ def add_deposits(
 ) -> FloatArray:
     """Let deposits show: apatite has neither enough protons nor T2 to give signal; its surroundings or fluid may.
 
+    A void takes the signal of its share of a voxel away: in nulled fat it is as invisible as in a scanner. Where a
+    deposit has a fluid-calcium level, the liquid is bright and the sediment below it dark.
+
     Args:
         signal: Relative to muscle, shape (X, Y, Z).
         calcinosis: Occupancy and instances on the same grid.
         acquisition: Gives each deposit's phenotype.
         spacing: Voxel size in mm.
+
+    Raises:
+        ValueError: If the acquisition was drawn for another number of deposits.
     """
+    if len(acquisition.phenotypes) != len(calcinosis.deposits):
+        raise ValueError(
+            f"expected a phenotype for each of {len(calcinosis.deposits)} deposits, "
+            f"but got {len(acquisition.phenotypes)}"
+        )
     result = signal * (1 - calcinosis.occupancy)
+    levels = np.array([False, *[d.fluid_level > 0 for d in calcinosis.deposits]])
     index = np.array([0, *[PHENOTYPES.index(p) + 1 for p in acquisition.phenotypes]], np.uint8)
     kind = index[calcinosis.dominant]  # partial voxels too, or fluid would get a dark rim
-    fluid = (kind == 3) * calcinosis.occupancy
-    result += 4.8 * fluid  # milk of calcium, assumed T1 1500, T2 120, PD 0.8
+    bright = (kind == 3) * calcinosis.occupancy
+    if calcinosis.fluid is not None:
+        bright = np.where(levels[calcinosis.dominant], (kind == 3) * calcinosis.fluid, bright)
+    result += np.float32(acquisition.fluid) * bright
     rimmed = ((kind == 2) * calcinosis.occupancy).astype(np.float32)
     if rimmed.any():
-        halo = ndimage.gaussian_filter(rimmed, [2.5 / s for s in spacing]) * (1 - calcinosis.occupancy)
-        result += 3.0 * np.clip(halo * 3, 0, 1) * (signal > 0)
-    return result
-
-
-def acquire(signal: FloatArray, acquisition: StirAcquisition, rng: np.random.Generator) -> NDArray[np.int16]:
-    """Apply the receive field and Rician noise, and scale to scanner units.
-
-    Returns:
-        Non-negative int16, muscle near 200.
-    """
-    coarse = rng.standard_normal((4, 4, 4), np.float32)
-    zoom = [n / 4 for n in signal.shape]
-    field = np.exp(acquisition.bias * ndimage.zoom(coarse, zoom, order=1, grid_mode=True, mode="nearest"))
-    field = ndimage.gaussian_filter(field, [n / 8 for n in signal.shape])
-    sigma = 1 / acquisition.snr
-    real = signal * field + sigma * rng.standard_normal(signal.shape, np.float32)
-    imaginary = sigma * rng.standard_normal(signal.shape, np.float32)
-    result: NDArray[np.int16] = np.clip(np.rint(200 * np.hypot(real, imaginary)), 0, 32767).astype(np.int16)
+        halo = ndimage.gaussian_filter(rimmed, [_RIM_MM / s for s in spacing]) * (1 - calcinosis.occupancy)
+        result += np.float32(acquisition.rim) * np.clip(halo * 3, 0, 1) * (np.abs(signal) > 1e-3)
     return result

@@ -64,6 +64,9 @@ class Tissue(IntEnum):
     STONE = 27
     """Calcium that is not calcinosis: phlebolith, vessel wall, lymph node, granuloma, cartilage calcification."""
 
+    VISCERAL_FAT = 28
+    """Fat inside chest and abdomen, which deposits hardly ever reach."""
+
 
 SOFT_TISSUE = (Tissue.SKIN, Tissue.FAT, Tissue.FASCIA, Tissue.MUSCLE, Tissue.TENDON)
 """Where deposits may lie."""
@@ -138,3 +141,34 @@ class TissueMap:
         flat = result.reshape(-1)
         flat[mixed] += share * (table[self.second[..., z].ravel()[mixed]] - flat[mixed])
         return result
+
+    def blend(self, box: tuple[slice, slice, slice], cover: FloatArray, tissue: Tissue) -> None:
+        """Let a tissue fill a share of the voxels of a box.
+
+        A voxel keeps its first tissue while that fills at least half of it; of three tissues the smallest goes.
+
+        Args:
+            box: Where on the grid.
+            cover: Share of each voxel that becomes ``tissue``, 0 to 1, shape of the box; nothing below 1 / 254.
+            tissue: What fills it.
+        """
+        wanted = cover > 1 / WHOLE
+        if not wanted.any():
+            return
+        cover = cover[wanted]
+        first, second, share = (plane[box][wanted] for plane in (self.first, self.second, self.share))
+        full, code = cover >= 0.5, np.uint8(tissue)
+        part = np.rint(cover * WHOLE).astype(np.uint8)
+        rest = WHOLE - part
+        same = first == code  # a neighbouring piece of the same thing: the larger cover counts
+        np.minimum(share, rest, out=share, where=full & same)
+        new = full & ~same
+        np.copyto(second, first, where=new)
+        np.copyto(share, rest, where=new)
+        np.copyto(first, code, where=new)
+        before = np.where(second == code, share, 0)
+        thin = ~full & ~same & (part > before) & ((before > 0) | (share < part))
+        np.copyto(second, code, where=thin)
+        np.copyto(share, part, where=thin)
+        for plane, values in ((self.first, first), (self.second, second), (self.share, share)):
+            plane[box][wanted] = values

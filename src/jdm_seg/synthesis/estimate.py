@@ -1,0 +1,220 @@
+"""Tissue of an unlabelled scan, as far as deposits need it: where soft tissue is, and what must not be touched."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cc3d
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from jdm_seg.body_mask import bounding_box, outline_body
+from jdm_seg.synthesis.host import distance
+from jdm_seg.synthesis.tissue import Tissue
+from jdm_seg.volume import Spacing
+
+FloatArray = NDArray[np.float32]
+
+_SKIN_MM = 1.8
+_FAT_HU = -25.0
+"""Half-way between fat and muscle."""
+_GAS_HU = -400.0
+_LUNG_MM3 = 30_000.0
+_GAP_MM = 4.0
+"""Gaps of skin folds and nostrils are narrower than twice this; gut gas and airways are wider somewhere."""
+_EDGE_MM = 2.5
+"""As far from lung and gas, blur makes soft tissue look like fat."""
+_BONE_HU = 180
+_CORTEX_HU = 320
+"""Bone has some of this; enhanced organs and most vessels have not."""
+_BONE_MM3 = 800.0
+_HOLE_MM2 = 2000.0
+"""Marrow of an adult's thigh and the spinal canal are smaller; a ring of pelvis and sacrum is not."""
+_DENSE_HU = 130
+_ISLAND_MM3 = 60.0
+"""Smaller islands of fat in muscle, or of muscle in fat, are noise."""
+_DEEP_MM = 15.0
+_TRUNK_Z_MM = 40.0
+_WALL_MM, _WALL_SHARE = 18.0, 0.42
+"""Wall of the trunk: at least so thick, and this share of the deepest point of its slice (assumed)."""
+
+_IN_PLANE = np.zeros((3, 3, 3), bool)
+_IN_PLANE[:, 1, 1] = _IN_PLANE[1, :, 1] = True
+
+
+def estimate_tissue(hu: NDArray[Any], spacing: Spacing) -> NDArray[np.uint8]:
+    """Tell air, skin, fat, muscle, bone, lung and gas apart in an unlabelled CT, by CT number, size and place.
+
+    Bone: connected parts over 180 HU of more than 0.8 mL that hold cortex (320 HU), with what they enclose in a slice,
+    and a voxel of partial volume around. Smaller or evenly bright dense parts become :attr:`Tissue.DENSE`: in a real
+    scan nobody knows whether they are vessel calcium, contrast, metal or disease, so nothing is placed there and
+    nothing is learnt from them. In slices with lung or gut gas, what lies deeper than the wall of the trunk becomes
+    :attr:`Tissue.ORGAN`.
+
+    Args:
+        hu: CT numbers, shape (X, Y, Z), z along the patient.
+        spacing: Voxel size in mm.
+
+    Returns:
+        :class:`Tissue` codes, shape (X, Y, Z), uint8. Table, clothing and air around are :attr:`Tissue.AIR`.
+    """
+    body = outline_body(hu, spacing, "ct")
+    tissue = np.zeros(hu.shape, np.uint8)
+    box = bounding_box(body, 2)
+    if box[0].stop:
+        tissue[box] = _tissue_of_body(np.ascontiguousarray(hu[box]), np.ascontiguousarray(body[box]), spacing)
+    return tissue
+
+
+def _tissue_of_body(hu: NDArray[Any], body: NDArray[np.bool_], spacing: Spacing) -> NDArray[np.uint8]:
+    smooth = ndimage.gaussian_filter(hu.astype(np.float32), [0.8 / s for s in spacing], truncate=2.5)
+    voxel = float(np.prod(spacing))
+    gas = smooth < _GAS_HU
+    width = distance(gas, spacing)
+    outside = _outside(gas, width, spacing)
+    body = body & ~outside
+    gas &= body
+    tissue = np.where(body, _fat_or_muscle(smooth, voxel), Tissue.AIR).astype(np.uint8)
+    depth = distance(body, spacing)
+    bone, dense = _bone(hu, smooth, body, spacing)
+    wide = gas & (width > _GAP_MM)
+    if wide.any():
+        lung = cc3d.dust(gas, threshold=max(1, int(_LUNG_MM3 / voxel)), connectivity=6, in_place=False) > 0
+        _mark_viscera(tissue, gas, wide, lung, bone, depth, spacing)
+    tissue[body & (depth <= _SKIN_MM)] = Tissue.SKIN
+    tissue[gas] = Tissue.GAS
+    if wide.any():
+        tissue[lung & gas] = Tissue.LUNG
+    tissue[dense] = Tissue.DENSE
+    tissue[bone] = Tissue.CORTEX
+    return tissue
+
+
+def _outside(gas: NDArray[np.bool_], width: FloatArray, spacing: Spacing) -> NDArray[np.bool_]:
+    """Return air that joins the sides of the scan through gaps wider than nostrils: between legs, under an arm."""
+    parts = cc3d.connected_components(width > _GAP_MM, connectivity=6, binary_image=True)
+    sides = (parts[0], parts[-1], parts[:, 0], parts[:, -1])
+    outer = np.zeros(int(parts.max()) + 1, bool)
+    outer[np.unique(np.concatenate([side.ravel() for side in sides]))] = True
+    outer[0] = False
+    result: NDArray[np.bool_] = gas & (distance(~outer[parts], spacing) < _GAP_MM + 1.5 * max(spacing))
+    return result
+
+
+def _fat_or_muscle(smooth: FloatArray, voxel: float) -> NDArray[np.uint8]:
+    fat = smooth < _FAT_HU
+    smallest = max(2, int(_ISLAND_MM3 / voxel))
+    fat = cc3d.dust(fat, threshold=smallest, connectivity=6, in_place=True) > 0
+    muscle = cc3d.dust(~fat, threshold=smallest, connectivity=6, in_place=True) > 0
+    return np.where(muscle, Tissue.MUSCLE, Tissue.FAT).astype(np.uint8)
+
+
+def _bone(
+    hu: NDArray[Any], smooth: FloatArray, body: NDArray[np.bool_], spacing: Spacing
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return bone with its marrow, and other dense parts."""
+    voxel = float(np.prod(spacing))
+    dense = body & (hu > _DENSE_HU) & (smooth > _DENSE_HU - 30)
+    bright = body & (hu > _BONE_HU) & (smooth > _BONE_HU - 60)
+    parts = cc3d.connected_components(bright, connectivity=18, binary_image=True)
+    sizes = np.bincount(parts.ravel())
+    cortex = np.bincount(parts[hu > _CORTEX_HU], minlength=len(sizes))
+    large = (sizes * voxel >= _BONE_MM3) & (cortex >= 0.05 * sizes)
+    large[0] = False
+    bone = large[parts]
+    box = bounding_box(bone, [int(np.ceil(6 / s)) for s in spacing])
+    if not box[0].stop:
+        return bone, dense
+    near = bone[box]
+    steps = [max(1, round(2.0 / s)) for s in spacing]
+    reach = np.ones([2 * s + 1 for s in (*steps[:2], 0)], bool)
+    closed = ndimage.binary_closing(np.pad(near, 4), reach)[4:-4, 4:-4, 4:-4]
+    filled = closed | _small_holes(closed, spacing)
+    bone[box] = ndimage.binary_dilation(filled, np.ones((3, 3, 1), bool)) & body[box]
+    return bone, dense & ~bone
+
+
+def _small_holes(mask: NDArray[np.bool_], spacing: Spacing) -> NDArray[np.bool_]:
+    """Return what the mask encloses in an axial slice, without holes larger than any marrow."""
+    filled = np.stack([ndimage.binary_fill_holes(mask[..., k]) for k in range(mask.shape[2])], axis=-1)
+    holes, _ = ndimage.label(filled & ~mask, _IN_PLANE)
+    small = np.bincount(holes.ravel()) * spacing[0] * spacing[1] < _HOLE_MM2
+    small[0] = False
+    result: NDArray[np.bool_] = small[holes]
+    return result
+
+
+def _mark_viscera(
+    tissue: NDArray[np.uint8],
+    gas: NDArray[np.bool_],
+    wide: NDArray[np.bool_],
+    lung: NDArray[np.bool_],
+    bone: NDArray[np.bool_],
+    depth: FloatArray,
+    spacing: Spacing,
+) -> None:
+    """Mark, in slices of the trunk, what is no place for deposits: inner organs, and the rim of lung and gas."""
+    slices = np.flatnonzero((wide & (depth > _DEEP_MM)).any(axis=(0, 1)))
+    if slices.size == 0:
+        return
+    z = np.arange(gas.shape[2])
+    trunk = np.abs(z[:, None] - slices).min(axis=1) * spacing[2] <= _TRUNK_Z_MM
+    wall = np.maximum(_WALL_MM, _WALL_SHARE * depth.max(axis=(0, 1)))
+    inner = (depth > wall) & trunk
+    rim = distance(~gas, spacing) < _EDGE_MM
+    if lung.any():
+        # vessels in the lung, and what lies between the lungs: enclosed by air, seen from left or right
+        between = np.logical_or.accumulate(lung, axis=0) & np.logical_or.accumulate(lung[::-1], axis=0)[::-1]
+        inner |= between & (depth > _WALL_MM / 2)
+    tissue[(inner | rim) & ~bone & (tissue != Tissue.AIR)] = Tissue.ORGAN
+
+
+def estimate_stir_tissue(signal: NDArray[Any], spacing: Spacing) -> tuple[NDArray[np.uint8], tuple[float, float]]:
+    """Tell air, skin, fat, muscle and fluid apart in an unlabelled STIR scan, by brightness and place.
+
+    Suppressed fat is dark, muscle grey, fluid bright; bone cannot be told from fat and marrow from muscle by
+    brightness alone, and is not.
+
+    Args:
+        signal: Magnitudes in the scanner's units, shape (X, Y, Z).
+        spacing: Voxel size in mm.
+
+    Returns:
+        :class:`Tissue` codes, shape (X, Y, Z), uint8; and the signal of muscle and the standard deviation of the noise
+        before magnitudes were taken, both in the scanner's units.
+    """
+    body = outline_body(signal, spacing, "stir")
+    values = signal.astype(np.float32)
+    smooth = ndimage.gaussian_filter(values, [min(1.2 / s, 1.0) for s in spacing], truncate=2.5)
+    inside = smooth[body]
+    # the receive field falls with depth: compare with what is around
+    around = ndimage.uniform_filter(np.where(body, np.minimum(smooth, np.percentile(inside, 95)), 0), _window(spacing))
+    around /= np.maximum(ndimage.uniform_filter(body.astype(np.float32), _window(spacing)), 1e-3)
+    relative = smooth / np.maximum(around, 1e-3)
+    fat = body & (relative < 0.7)
+    fluid = body & (relative > 2.2)
+    tissue = np.where(body, Tissue.MUSCLE, Tissue.AIR).astype(np.uint8)
+    tissue[fat] = Tissue.FAT
+    tissue[fluid] = Tissue.FLUID
+    tissue[body & (distance(body, spacing) <= _SKIN_MM)] = Tissue.SKIN
+    muscle = values[tissue == Tissue.MUSCLE]
+    level = float(np.median(muscle)) if muscle.size else float(np.median(inside))
+    return tissue, (level, _stir_noise(values, body, level))
+
+
+def _window(spacing: Spacing) -> list[int]:
+    return [2 * max(1, round(20 / s)) + 1 for s in spacing]
+
+
+def _stir_noise(values: FloatArray, body: NDArray[np.bool_], level: float) -> float:
+    """Estimate the noise from air, whose magnitudes follow Rayleigh: the mean is 1.25 standard deviations.
+
+    Where air was set to 0, as vendors do, from differences of neighbours in the body.
+    """
+    air = values[~ndimage.binary_dilation(body, iterations=3)]
+    air = air[air > 0]
+    if air.size > 1000:
+        return float(air.mean() / 1.2533)
+    step = np.abs(np.diff(values, axis=0))[body[1:] & body[:-1]]
+    return float(np.median(step) / 0.954) if step.size else 0.05 * level
