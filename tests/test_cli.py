@@ -12,7 +12,7 @@ import pytest
 
 from jdm_seg.model_folder import read_spec
 
-VERBS = ("demo", "synthesize", "train", "export", "models", "predict", "burden", "evaluate", "report")
+VERBS = ("demo", "synthesize", "train", "export", "models", "predict", "burden", "track", "evaluate", "report")
 
 
 def run(*arguments: str, cwd: Path | None = None, timeout: float = 300) -> subprocess.CompletedProcess[str]:

@@ -8,18 +8,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import cc3d
 import numpy as np
 from numpy.typing import NDArray
 
-from jdm_seg.body_mask import bounding_box, outline_body
+from jdm_seg.agatston import AGATSTON_EDGES_HU as AGATSTON_EDGES_HU
+from jdm_seg.agatston import agatston_edges_hu as agatston_edges_hu
+from jdm_seg.agatston import agatston_score, kv_name
+from jdm_seg.body_map import BodyMap, map_body, water_equivalent_diameter_cm
+from jdm_seg.body_mask import outline_body
 from jdm_seg.cases import as_modality, check_modality
+from jdm_seg.detectability import detectability_floor_mm3, estimate_noise_hu
 from jdm_seg.errors import InputError
 from jdm_seg.lesions import (
+    DEPTH_CLASSES,
     SIZE_STRATA,
     Labels,
     Lesion,
@@ -29,34 +34,16 @@ from jdm_seg.lesions import (
     size_stratum,
     write_lesion_table,
 )
+from jdm_seg.neighbourhood import Indices, foreground_indices
 from jdm_seg.physics import DEFAULT_KV, HU_MAX, HU_PER_MG_HA, hu_per_mg_ha
-from jdm_seg.volume import Grid, Volume, case_id_of, read_volume, write_text, write_volume
+from jdm_seg.stir_burden import measure_stir
+from jdm_seg.volume import Grid, Spacing, Volume, case_id_of, read_volume, write_text, write_volume
 
 SCHEMA_VERSION = 1
 
-AGATSTON_EDGES_HU: dict[str, tuple[float, float, float, float]] = {
-    "70": (207, 318, 477, 636),
-    "80": (177, 271, 408, 544),
-    "100": (145, 222, 334, 446),
-    "120": (130, 199, 299, 399),
-}
-"""Entry threshold and upper ends of weights 1 to 3, by tube voltage. Source: Gräni et al. 2018, Eur. Heart J.
-Cardiovasc. Imaging, doi 10.1093/ehjci/jey019. Other voltages scale the 120 kV row by the slope of hydroxyapatite,
-which reproduces the rows above within 3 %."""
-AGATSTON_MIN_ISLAND_MM2 = 1.0
-AGATSTON_SLICE_MM = 3.0
-
-REFERENCE_MG_HA_PER_CM3 = 200.0
-"""Density of the deposit that the detectability floor is stated for: soft, about 280 HU at 120 kV."""
-_FLOOR_SD = 5.0
-_FLOOR_BLUR_VOXELS = 8.0
-_FLOOR_MIN_VOXELS = 5.0
+DENSE_HU = 1000
+"""``dense_fraction`` is the share of lesion voxels over it: stone rather than paste (assumed)."""
 _THICK_MM = 2.5
-_NOISE_PLANES = 24
-_NOISE_LAG = 2
-_TISSUE_HU = (-50.0, 100.0)
-_DEFAULT_NOISE_HU = 25.0
-"""Low-dose CT of soft tissue; assumed only where a scan holds too little soft tissue to measure."""
 
 
 @dataclass(frozen=True)
@@ -102,18 +89,56 @@ def analyse_mask(
     """
     canonical = scan.to_canonical()
     modality = as_modality(modality)
-    labels = label_lesions(_canonical(mask, scan), canonical.spacing)
     is_ct = modality == "ct"
+    slope_hu_per_mg(kv)  # a wrong voltage is answered before anything is measured
+    labels = label_lesions(_canonical(mask, scan), canonical.spacing)
+    indices = foreground_indices(labels)
+    body = outline_body(canonical.array, canonical.spacing, modality) if len(indices) else None
+    size = None if body is None or not is_ct else BodySize.of(canonical.array, body, canonical.spacing, indices)
     lesions = measure_lesions(
         labels,
         canonical.grid,
         image=canonical.array if is_ct else None,
-        slope_hu_per_mg=_slope(kv) if is_ct else None,
+        slope_hu_per_mg=size.slopes(kv) if size is not None else None,
         probability=None if probability is None else _canonical(probability, scan),
-        body=outline_body(canonical.array, canonical.spacing, modality) if labels.any() else None,
+        body=body,
+        body_map=_map_of(canonical.array, canonical.spacing, indices) if is_ct else None,
     )
-    burden = compute_burden(case_id, modality, lesions, labels, canonical.array, canonical.grid, kv=kv)
+    burden = compute_burden(case_id, modality, lesions, labels, canonical.array, canonical.grid, kv=kv, size=size)
     return Analysis(scan.from_canonical(labels), lesions, burden)
+
+
+@dataclass(frozen=True)
+class BodySize:
+    """Water-equivalent size of the body in the slices that hold lesions.
+
+    Attributes:
+        diameter_cm: In every axial slice, 0 where no lesion lies, shape (Z,).
+    """
+
+    diameter_cm: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, hu: NDArray[Any], body: NDArray[np.bool_], spacing: Spacing, lesions: Indices) -> BodySize:
+        """Measure the slices that hold lesion voxels (N, 3) of a canonical scan (X, Y, Z)."""
+        slices = np.unique(lesions[:, 2])
+        diameter = np.zeros(hu.shape[2])
+        diameter[slices] = water_equivalent_diameter_cm(hu, body, spacing, slices)
+        return cls(diameter)
+
+    @property
+    def typical_cm(self) -> float:
+        """The median over slices with lesions."""
+        return float(np.median(self.diameter_cm[self.diameter_cm > 0])) if self.diameter_cm.any() else 20.0
+
+    def slopes(self, kv: str | float | None) -> NDArray[np.float64]:
+        """Return HU per mg HA / cm³ in every axial slice, shape (Z,)."""
+        known, where = np.unique(np.round(self.diameter_cm, 1), return_inverse=True)
+        return np.array([slope_hu_per_mg(kv, cm) if cm else slope_hu_per_mg(kv) for cm in known.tolist()])[where]
+
+
+def _map_of(hu: NDArray[Any], spacing: Spacing, indices: Indices) -> BodyMap | None:
+    return map_body(hu, spacing, indices) if len(indices) else None
 
 
 def compute_burden(
@@ -125,6 +150,7 @@ def compute_burden(
     grid: Grid,
     *,
     kv: str | float | None = None,
+    size: BodySize | None = None,
 ) -> dict[str, Any]:
     """Sum up one scan.
 
@@ -136,144 +162,68 @@ def compute_burden(
         image: The scan on the same grid.
         grid: That grid.
         kv: Tube voltage; None assumes 120 kV and says so.
+        size: Of the body; None takes 20 cm of water.
 
     Returns:
-        The keys of ``burden.json``, ready for JSON. ``mass_mg_ha``, ``agatston`` and ``mean_hu`` are None for STIR,
-        ``mean_hu`` also without lesions.
+        The keys of ``burden.json``, ready for JSON. ``mass_mg_ha``, ``agatston`` and figures in HU are None for STIR,
+        figures in HU also without lesions. ``symmetry_index`` is None where no lesion has a side.
 
     Raises:
         InputError: For an unknown modality or voltage.
     """
     is_ct = as_modality(modality) == "ct"
     noise = estimate_noise_hu(image, labels != 0, grid) if is_ct else None
-    slope = _slope(kv) if is_ct else None
+    slope = slope_hu_per_mg(kv, 20.0 if size is None else size.typical_cm) if is_ct else None
     floor = detectability_floor_mm3(grid, noise, slope)
-    volume = sum(lesion.volume_mm3 for lesion in lesions)
-    hu = sum(lesion.mean_hu * lesion.volume_mm3 for lesion in lesions if lesion.mean_hu is not None)
+    stir = None if is_ct else measure_stir(image, labels != 0, grid.spacing)
     return {
         "schema_version": SCHEMA_VERSION,
         "case_id": case_id,
         "modality": modality,
         **_total(lesions, is_ct),
         "agatston": agatston_score(labels != 0, image, grid, kv=kv) if is_ct else None,
-        "mean_hu": hu / volume if is_ct and volume else None,
+        **_hu_figures(image, labels, is_ct),
         "largest_lesion_ml": max((lesion.volume_mm3 for lesion in lesions), default=0.0) / 1000.0,
-        "by_region": {
-            region: _total((lesion for lesion in lesions if lesion.region == region), is_ct)
-            for region in sorted({lesion.region for lesion in lesions})
-        },
+        "median_diameter_mm": _median([lesion.equivalent_diameter_mm for lesion in lesions]),
+        "by_region": _by(lesions, "region", sorted({lesion.region for lesion in lesions}), is_ct),
+        "by_side": _by(lesions, "side", sorted({lesion.side for lesion in lesions}), is_ct),
+        "by_depth": _by(lesions, "depth_class", [name for name in DEPTH_CLASSES if _occurs(lesions, name)], is_ct),
         "by_size": {
             stratum: _total((one for one in lesions if size_stratum(one.equivalent_diameter_mm) == stratum), is_ct)
             for stratum in SIZE_STRATA
         },
+        "symmetry_index": symmetry_index(lesions),
         "detectability_floor_mm3": floor,
+        "detectability_floor_diameter_mm": float(np.cbrt(6 / np.pi * floor)),
         "noise_sd_hu": noise,
-        "kv": _kv_name(kv) if is_ct else None,
+        "kv": kv_name(kv) if is_ct else None,
+        "kv_is_assumed": is_ct and kv is None,
+        "body_diameter_cm": None if size is None else round(size.typical_cm, 1),
         "hu_per_mg_ha": slope,
-        "warnings": _warnings(lesions, grid, floor, is_ct=is_ct, kv_is_known=kv is not None),
+        "stir": None if stir is None else asdict(stir),
+        "warnings": [
+            *_warnings(lesions, grid, floor, is_ct=is_ct, kv_is_known=kv is not None),
+            *([] if stir is None else stir.warnings()),
+        ],
     }
 
 
-def agatston_score(mask: NDArray[np.bool_], image: NDArray[Any], grid: Grid, *, kv: str | float | None = None) -> float:
-    """Compute the Agatston score of a mask, for comparison with earlier work; it caps density and needs 3 mm slices.
+def symmetry_index(lesions: list[Lesion]) -> float | None:
+    """Return how far right and left mirror each other: twice the smaller volume of each region over all of it.
 
-    Per axial slice, each island of masked voxels at or over the entry threshold (8 neighbours, at least 1 mm²) counts
-    its area in mm² times a weight of 1 to 4 by its largest CT number. The sum is scaled by slice distance / 3 mm.
-
-    Args:
-        mask: Foreground, shape (X, Y, Z).
-        image: CT numbers in HU, same shape.
-        grid: Where they lie; the axial axis is the one closest to superior.
-        kv: Tube voltage; None means 120 kV.
+    1 where every region holds as much on both sides, 0 where each lesion stands alone. Lesions without a side or on the
+    midline do not count.
 
     Returns:
-        The score; 0 for an empty mask.
-
-    Source: Agatston et al. 1990, JACC 15:827; thresholds by voltage as :data:`AGATSTON_EDGES_HU` says.
+        0 to 1; None when no lesion lies on a known side.
     """
-    axis = next(i for i, code in enumerate(grid.orientation) if code in "SI")
-    edges = np.array(agatston_edges_hu(kv))
-    box = bounding_box(mask)
-    values = np.moveaxis(image[box], axis, 0)
-    dense = np.moveaxis(mask[box], axis, 0) & (values >= edges[0])
-    slice_mm = grid.spacing[axis]
-    pixel_mm2 = grid.voxel_volume_mm3 / slice_mm
-    score = 0.0
-    for plane, hu in zip(dense, values, strict=True):
-        if not plane.any():
-            continue
-        islands = cc3d.connected_components(np.ascontiguousarray(plane), connectivity=8, binary_image=True)[plane]
-        peak = np.zeros(int(islands.max()) + 1)
-        np.maximum.at(peak, islands, hu[plane])
-        area = np.bincount(islands) * pixel_mm2
-        area[area < AGATSTON_MIN_ISLAND_MM2 * (1 - 1e-4)] = 0.0
-        weight = 1 + (peak[:, None] > edges[1:]).sum(axis=1)
-        score += float((area * weight).sum())
-    return score * slice_mm / AGATSTON_SLICE_MM
-
-
-def agatston_edges_hu(kv: str | float | None) -> tuple[float, ...]:
-    """Return entry threshold and weight edges in HU, scaled from 120 kV where no published row exists."""
-    published = AGATSTON_EDGES_HU.get(_kv_name(kv))
-    if published is not None:
-        return published
-    ratio = _slope(kv) / HU_PER_MG_HA["120"]
-    return tuple(round(edge * ratio) for edge in AGATSTON_EDGES_HU["120"])
-
-
-def estimate_noise_hu(image: NDArray[Any], exclude: NDArray[np.bool_], grid: Grid) -> float | None:
-    """Estimate the noise SD of soft tissue from differences of nearby voxels.
-
-    In up to 24 axial slices, voxels two apart whose mean lies between -50 and 100 HU are subtracted;
-    SD = 1.4826 MAD / √2. Differences cancel anatomy, the median ignores edges, two voxels' distance escapes most of
-    the kernel's correlation (what is left makes this a lower bound).
-
-    Args:
-        image: CT numbers in HU, shape (X, Y, Z).
-        exclude: Lesions, same shape.
-        grid: Where they lie.
-
-    Returns:
-        SD in HU; None when fewer than 100 pairs qualify.
-    """
-    axis = next(i for i, code in enumerate(grid.orientation) if code in "SI")
-    every = -(-image.shape[axis] // _NOISE_PLANES)
-    planes = (slice(None),) * axis + (slice(None, None, every),)  # a view: only these slices are read
-    hu, usable = image[planes].astype(np.float32), ~exclude[planes]
-    along = 0 if axis != 0 else 1
-    first = tuple(slice(None, -_NOISE_LAG) if i == along else slice(None) for i in range(3))
-    second = tuple(slice(_NOISE_LAG, None) if i == along else slice(None) for i in range(3))
-    mean = (hu[first] + hu[second]) / 2
-    pairs = usable[first] & usable[second] & (mean >= _TISSUE_HU[0]) & (mean <= _TISSUE_HU[1])
-    difference = (hu[first] - hu[second])[pairs]
-    if difference.size < 100:
-        return None
-    spread = np.median(np.abs(difference - np.median(difference)))
-    return float(1.4826 * spread / np.sqrt(2))
-
-
-def detectability_floor_mm3(grid: Grid, noise_sd_hu: float | None, slope_hu_per_mg: float | None) -> float:
-    """Estimate the smallest deposit that could have been seen: a rule of thumb, not a measurement.
-
-    ``floor = voxel volume x max(5, 8 x 5 SD / contrast)``, where the contrast is that of a soft deposit of 200 mg
-    HA/cm³. Blur spreads a small deposit over about 2 x 2 x 2 voxels, so its peak is its contrast times its volume over
-    8 voxels, and that must reach 5 noise SDs; whatever the noise, fewer than 5 voxels are no finding. Denser deposits
-    are seen smaller, thin sheets along the slices only larger.
-
-    Args:
-        grid: The scan's grid.
-        noise_sd_hu: Noise of soft tissue; None (not measurable) takes 25 HU on CT.
-        slope_hu_per_mg: HU per mg HA / cm³; None on STIR, where only the voxel count decides.
-
-    Returns:
-        Volume in mm³.
-    """
-    voxels = _FLOOR_MIN_VOXELS
-    if slope_hu_per_mg is not None:
-        noise = _DEFAULT_NOISE_HU if noise_sd_hu is None else noise_sd_hu
-        contrast = REFERENCE_MG_HA_PER_CM3 * slope_hu_per_mg
-        voxels = max(voxels, _FLOOR_BLUR_VOXELS * _FLOOR_SD * noise / contrast)
-    return voxels * grid.voxel_volume_mm3
+    sides: dict[str, dict[str, float]] = {}
+    for lesion in lesions:
+        if lesion.side in ("left", "right"):
+            region = sides.setdefault(lesion.region, {"left": 0.0, "right": 0.0})
+            region[lesion.side] += lesion.volume_mm3
+    total = sum(sum(region.values()) for region in sides.values())
+    return 2 * sum(min(region.values()) for region in sides.values()) / total if total else None
 
 
 def burden_of_files(scan: Path, mask: Path, out: Path, *, modality: str, kv: str | float | None = None) -> Analysis:
@@ -317,13 +267,14 @@ def _canonical(array: NDArray[Any], scan: Volume) -> NDArray[Any]:
     return companion.to_canonical().array
 
 
-def _kv_name(kv: str | float | None) -> str:
-    return DEFAULT_KV if kv is None else str(kv).removesuffix(".0")
+def slope_hu_per_mg(kv: str | float | None, path_cm: float = 20.0) -> float:
+    """Return :func:`~jdm_seg.physics.hu_per_mg_ha` for a voltage that a user gave.
 
-
-def _slope(kv: str | float | None) -> float:
+    Raises:
+        InputError: For an unknown voltage.
+    """
     try:
-        return hu_per_mg_ha(kv)
+        return hu_per_mg_ha(kv, path_cm)
     except ValueError as error:
         raise InputError(
             "kv",
@@ -335,14 +286,41 @@ def _slope(kv: str | float | None) -> float:
 
 def _total(lesions: Iterable[Lesion], is_ct: bool) -> dict[str, Any]:
     rows = list(lesions)
+    # one lesion without a measurable background leaves the total unknown, not smaller
     masses = [row.mass_mg_ha for row in rows]
-    known = [mass for mass in masses if mass is not None]
+    integrated = [row.volume_integrated_mm3 for row in rows]
     return {
         "lesion_count": len(rows),
         "volume_ml": sum((row.volume_mm3 for row in rows), 0.0) / 1000.0,
-        # one lesion without a measurable background leaves the total unknown, not smaller
-        "mass_mg_ha": sum(known, 0.0) if is_ct and len(known) == len(masses) else None,
+        "volume_integrated_ml": _sum_of(integrated, 1000.0) if is_ct else None,
+        "mass_mg_ha": _sum_of(masses) if is_ct else None,
     }
+
+
+def _sum_of(values: list[float | None], per: float = 1.0) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known, 0.0) / per if len(known) == len(values) else None
+
+
+def _by(lesions: list[Lesion], column: str, names: list[str], is_ct: bool) -> dict[str, Any]:
+    return {name: _total((one for one in lesions if getattr(one, column) == name), is_ct) for name in names}
+
+
+def _occurs(lesions: list[Lesion], name: str) -> bool:
+    return any(lesion.depth_class == name for lesion in lesions)
+
+
+def _median(values: list[float]) -> float | None:
+    return float(np.median(values)) if values else None
+
+
+def _hu_figures(image: NDArray[Any], labels: NDArray[Any], is_ct: bool) -> dict[str, float | None]:
+    names = ("mean_hu", "median_hu", "max_hu", "clipped_fraction", "dense_fraction")
+    values = image[tuple(foreground_indices(labels).T)] if is_ct else np.zeros(0)
+    if not values.size:
+        return dict.fromkeys(names)
+    figures = (values.mean(), np.median(values), values.max(), (values >= HU_MAX).mean(), (values > DENSE_HU).mean())
+    return {name: float(figure) for name, figure in zip(names, figures, strict=True)}
 
 
 def _warnings(lesions: list[Lesion], grid: Grid, floor_mm3: float, *, is_ct: bool, kv_is_known: bool) -> list[str]:
@@ -370,6 +348,16 @@ def _warnings(lesions: list[Lesion], grid: Grid, floor_mm3: float, *, is_ct: boo
         warnings.append(
             f"{small} of {len(lesions)} lesions are smaller than this scan's estimated detectability floor of "
             f"{floor_mm3:.0f} mm³ and may be noise."
+        )
+    guessed = sum(lesion.density_basis == "mask" for lesion in lesions)
+    if guessed:
+        warnings.append(
+            f"{guessed} of {len(lesions)} lesions are too thin or too faint to tell density and volume apart; "
+            "their integrated volume follows the mask."
+        )
+    if is_ct and lesions and all(lesion.region == "unknown" for lesion in lesions):
+        warnings.append(
+            "Body region and side are not known where the scan shows neither lungs nor the fork of the legs."
         )
     if is_ct and any(lesion.mass_mg_ha is None for lesion in lesions):
         warnings.append("Some lesions have no tissue around them to measure a background on; their mass is missing.")

@@ -8,12 +8,15 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from jdm_seg import __version__
 from jdm_seg.errors import InputError, reason_of
+
+if TYPE_CHECKING:
+    from jdm_seg.inference.prediction import Segmenter
 
 app = typer.Typer(
     help="Find and measure calcinosis on low-dose whole-body CT and STIR MRI. Research use only; not a medical device.",
@@ -58,7 +61,7 @@ def synthesize(
     modality: Annotated[str, typer.Option(help="ct or stir.")],
     cases: Annotated[int, typer.Option(min=1, help="How many.")],
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same bytes.")],
-    preset: Annotated[str, typer.Option(help="smoke (small) or limb.")] = "limb",
+    preset: Annotated[str, typer.Option(help="limb, trunk, whole (body), benchmark, or smoke (small).")] = "limb",
     backgrounds: Annotated[
         Path | None, typer.Option(help="Insert deposits into the CT scans of this folder instead of drawing bodies.")
     ] = None,
@@ -67,6 +70,7 @@ def synthesize(
 ) -> None:
     """Make labelled cases: procedural bodies, or deposits inserted in real scans."""
     from jdm_seg.cases import as_modality
+    from jdm_seg.pictures import CONTACT_SHEET
     from jdm_seg.synthesis.dataset import synthesize_dataset
 
     with _progress("cases", cases, quiet) as advance:
@@ -80,7 +84,7 @@ def synthesize(
             workers=workers,
             on_case=advance,
         )
-    print(f"{len(manifest.all)} cases in {out}, listed in {out / 'datalist.json'}")
+    print(f"{len(manifest.all)} cases in {out}, listed in {out / 'datalist.json'}, shown in {out / CONTACT_SHEET}")
 
 
 @app.command(
@@ -132,26 +136,25 @@ def models() -> None:
 def predict(
     source: Annotated[Path, typer.Argument(metavar="INPUT", help="A .nii or .nii.gz scan, or a folder of them.")],
     out: Annotated[Path, typer.Argument(help="Folder for the results: one folder a case, cohort.csv, run.json.")],
-    model: Annotated[str, typer.Option(help="Name of a shipped model, or a model folder.")],
+    model: Annotated[
+        str,
+        typer.Option(help="Name of a shipped model, a model folder, or threshold: dense (CT) or dark (STIR) spots."),
+    ],
     engine: Annotated[str, typer.Option(help="auto, torch, onnxruntime or openvino.")] = "auto",
     device: Annotated[str, typer.Option(help="cpu, or cuda with the torch engine.")] = "cpu",
     precision: Annotated[str, typer.Option(help="f32, or bf16 with torch or openvino.")] = "f32",
     threshold: Annotated[float | None, typer.Option(help="Probability from which a voxel counts.")] = None,
     overlap: Annotated[float | None, typer.Option(help="Share of a window shared with its neighbour.")] = None,
     kv: Annotated[str | None, typer.Option(help="Tube voltage of the scans in kV, for the mass of calcium.")] = None,
+    modality: Annotated[str, typer.Option(help="With --model threshold: ct or stir. A model knows its own.")] = "ct",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Redo cases that are complete.")] = False,
     quiet: Quiet = False,
 ) -> None:
     """Segment and measure scans. Complete cases are kept, so an interrupted batch goes on where it stopped."""
-    from jdm_seg.model_folder import open_model
-
-    folder = open_model(model)  # before the slow imports: a misspelt name is answered at once
+    predictor = _segmenter(model, modality, kv, (engine, device, precision, threshold, overlap))
     from jdm_seg.inference.batch import predict_batch, scans_of
-    from jdm_seg.inference.predict import PredictSettings, ScanPredictor
 
-    scans = scans_of(source, folder.spec.preprocess.modality)
-    settings = PredictSettings(engine, device, precision, threshold, overlap)
-    predictor = ScanPredictor(folder, settings)
+    scans = scans_of(source, predictor.modality)
     with _progress("scans", len(scans), quiet) as advance:
         result = predict_batch(
             source, out, predictor, kv=kv, overwrite=overwrite, on_case=lambda row: advance(_line_of(row))
@@ -162,6 +165,24 @@ def predict(
     print(f"{done} of {len(result.rows)} scans segmented; tables and masks in {out}, overview in {out / 'cohort.csv'}")
     if result.failed:
         raise typer.Exit(1)
+
+
+def _segmenter(
+    model: str, modality: str, kv: str | None, settings: tuple[str, str, str, float | None, float | None]
+) -> Segmenter:
+    """Load the method that ``--model`` names."""
+    from jdm_seg.cases import as_modality
+
+    if model == "threshold":
+        from jdm_seg.baseline import ThresholdSegmenter
+
+        return ThresholdSegmenter(as_modality(modality, "--modality"), kv=kv)
+    from jdm_seg.model_folder import open_model
+
+    folder = open_model(model)  # before the slow imports: a misspelt name is answered at once
+    from jdm_seg.inference.predict import PredictSettings, ScanPredictor
+
+    return ScanPredictor(folder, PredictSettings(*settings))
 
 
 @app.command(epilog="Example: jdm-seg burden scan.nii.gz mask.nii.gz results/ --kv 100")
@@ -178,6 +199,31 @@ def burden(
 
     figures = burden_of_files(scan, mask, out, modality=as_modality(modality, "--modality"), kv=kv).burden
     print(f"{figures['lesion_count']} lesions, {figures['volume_ml']:.3f} mL; tables in {out}")
+
+
+@app.command(
+    epilog="Example: jdm-seg track results/visit1 results/visit2 change/ "
+    "--baseline-scan scans/visit1.nii.gz --follow-up-scan scans/visit2.nii.gz"
+)
+def track(
+    baseline: Annotated[Path, typer.Argument(help="Folder of the earlier case, made by predict or burden.")],
+    follow_up: Annotated[Path, typer.Argument(metavar="FOLLOWUP", help="Folder of the later case.")],
+    out: Annotated[Path, typer.Argument(help="Folder for changes.csv, change.json and change.png.")],
+    baseline_scan: Annotated[
+        Path | None, typer.Option(help="The scan of BASELINE; without both, scanner coordinates are compared.")
+    ] = None,
+    follow_up_scan: Annotated[
+        Path | None, typer.Option("--follow-up-scan", "--followup-scan", help="The scan of FOLLOWUP.")
+    ] = None,
+) -> None:
+    """Tell what became of every lesion between two scans of one subject: new, resolved, grown, shrunk, and so on."""
+    from jdm_seg.track_files import track_folders
+
+    summary = track_folders(baseline, follow_up, out, baseline_scan=baseline_scan, follow_up_scan=follow_up_scan)
+    counts = ", ".join(f"{count} {fate}" for fate, count in summary["fates"].items() if count) or "no lesions"
+    print(f"{counts}; table and figure in {out}")
+    for warning in summary["warnings"]:
+        print(f"note: {warning}", file=sys.stderr)
 
 
 @app.command(

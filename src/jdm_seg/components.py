@@ -133,30 +133,33 @@ def find_lesions(
 
 
 def grow_lesions(
-    lesions: LesionVoxels, spacing: Spacing, *, grouping_mm: float, grouping_shape: str = "ball"
+    lesions: LesionVoxels,
+    spacing: Spacing,
+    *,
+    connectivity: int = CONNECTIVITY,
+    grouping_mm: float = GROUPING_MM,
+    grouping_shape: str = "ball",
 ) -> LesionVoxels:
-    """Grow each lesion by the radius it was grouped with; inside the scan, the lesions stay apart.
+    """Grow each lesion by the radius it was grouped with; grown voxels beyond the scan are dropped.
 
     Args:
-        lesions: From :func:`find_lesions` with the same radius and shape: two grown lesions do not touch then.
+        lesions: From :func:`find_lesions` with the same settings: two grown lesions do not touch then.
         spacing: Voxel size in mm.
+        connectivity: As there, like the next two.
         grouping_mm: Radius.
-        grouping_shape: As there.
+        grouping_shape: ``ball`` or ``cuboctahedron``.
     """
     if not lesions.count:
         return lesions
-    steps = grouping_steps(grouping_mm, spacing, grouping_shape)
-    low, high = lesions.indices.min(axis=0), lesions.indices.max(axis=0)
-    reach = np.abs(steps).max(axis=0)
-    origin, end = np.maximum(low - reach, 0), np.minimum(high + reach + 1, lesions.shape)
-    grown = np.zeros(end - origin, dtype=np.int64)
-    for number, part in enumerate(lesions.parts(), start=1):
-        dilated, corner = dilation(part, steps)
-        cells = foreground_indices(dilated) + corner
-        cells = cells[((cells >= origin) & (cells < end)).all(axis=1)]
-        grown[tuple((cells - origin).T)] = number
-    found = LesionVoxels.from_labels(grown)
-    return LesionVoxels(lesions.shape, found.indices + origin, found.numbers)
+    dilated, origin = dilation(lesions.indices, grouping_steps(grouping_mm, spacing, grouping_shape))
+    components = cc3d.connected_components(dilated, connectivity=connectivity, binary_image=True)
+    number_of = np.zeros(int(components.max()) + 1, dtype=np.int64)
+    number_of[components[tuple((lesions.indices - origin).T)]] = lesions.numbers
+    cells = foreground_indices(dilated)
+    numbers = number_of[components[tuple(cells.T)]]
+    cells += origin
+    inside = ((cells >= 0) & (cells < lesions.shape)).all(axis=1)
+    return LesionVoxels(lesions.shape, cells[inside], numbers[inside])
 
 
 def grouping_steps(grouping_mm: float, spacing: Spacing, grouping_shape: str = "ball") -> Indices:

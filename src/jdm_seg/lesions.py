@@ -19,15 +19,22 @@ from numpy.typing import NDArray
 from scipy.spatial import ConvexHull
 from scipy.spatial.distance import pdist
 
+from jdm_seg.body_map import UNKNOWN, BodyMap
 from jdm_seg.components import CONNECTIVITY, GROUPING_MM, find_lesions
 from jdm_seg.errors import InputError
-from jdm_seg.mass import excess_hu
-from jdm_seg.neighbourhood import Indices, distance_to_outside, foreground_indices
+from jdm_seg.mass import Signal, mass_mg, measure_signal
+from jdm_seg.neighbourhood import Indices, ball_steps, distance_to_outside, foreground_indices
 from jdm_seg.physics import HU_MAX
 from jdm_seg.volume import Grid, Spacing, Volume, case_id_of, read_volume, write_table
 
 SIZE_STRATA = ("<3 mm", "3-10 mm", ">10 mm")
 """Strata of the equivalent diameter; 3 and 10 mm belong to the middle one."""
+
+DEPTH_CLASSES = ("skin", "subcutis", "fascia", "muscle", "periarticular", "visceral", UNKNOWN)
+SKIN_MM = 3.0
+"""A lesion whose centre is no deeper lies in the skin (assumed: skin is 1 to 2 mm thick)."""
+_PURE = 0.8
+"""Share of fat, or of muscle, around a lesion from which it lies in the one and not between the two (assumed)."""
 
 Labels = NDArray[np.unsignedinteger[Any]]
 
@@ -47,11 +54,17 @@ class Lesion:
         mean_hu: Mean CT number (CT only, like the next three).
         max_hu: Largest CT number.
         clipped_fraction: Share of its voxels at the scanner's ceiling, whose true value is unknown.
-        mass_mg_ha: Background-corrected mass in mg hydroxyapatite, see :func:`jdm_seg.mass.excess_hu`.
+        mass_mg_ha: Background-corrected mass in mg hydroxyapatite, see :mod:`jdm_seg.mass`.
         depth_mm: Distance from its nearest voxel to outside the body.
-        region: Body region; ``unknown`` without a body model.
-        side: ``left``, ``right``, ``midline`` or ``unknown``.
+        region: One of :data:`jdm_seg.body_map.REGIONS`.
+        side: One of :data:`jdm_seg.body_map.SIDES`: the patient's.
         mean_probability: Mean of the network's probability over its voxels.
+        volume_integrated_mm3: Volume by background-corrected integrated intensity (CT only, like the next four).
+        volume_sd_mm3: Standard deviation of that volume by the noise of the scan.
+        density_mg_ha_cm3: Mass over that volume.
+        density_basis: How the density was found, see :mod:`jdm_seg.density`; ``mask`` is the weakest.
+        bone_mm: Distance to bone on a map of about 3 mm; 0 for a lesion that touches it.
+        depth_class: One of :data:`DEPTH_CLASSES`.
     """
 
     lesion: int
@@ -66,9 +79,15 @@ class Lesion:
     clipped_fraction: float | None = None
     mass_mg_ha: float | None = None
     depth_mm: float | None = None
-    region: str = "unknown"
-    side: str = "unknown"
+    region: str = UNKNOWN
+    side: str = UNKNOWN
     mean_probability: float | None = None
+    volume_integrated_mm3: float | None = None
+    volume_sd_mm3: float | None = None
+    density_mg_ha_cm3: float | None = None
+    density_basis: str | None = None
+    bone_mm: float | None = None
+    depth_class: str = UNKNOWN
 
 
 def read_mask(path: Path, name: str | None = None) -> Volume:
@@ -127,9 +146,10 @@ def measure_lesions(
     grid: Grid,
     *,
     image: NDArray[Any] | None = None,
-    slope_hu_per_mg: float | None = None,
+    slope_hu_per_mg: float | NDArray[np.float64] | None = None,
     probability: NDArray[Any] | None = None,
     body: NDArray[np.bool_] | None = None,
+    body_map: BodyMap | None = None,
 ) -> list[Lesion]:
     """Measure every lesion of a label array.
 
@@ -137,9 +157,11 @@ def measure_lesions(
         labels: Lesion numbers, shape (X, Y, Z), 0 outside.
         grid: Where the labels lie.
         image: CT numbers in HU on the same grid; None for MRI, whose HU fields and mass stay None.
-        slope_hu_per_mg: HU per mg HA / cm³ of the scan's tube voltage; None leaves the mass None.
+        slope_hu_per_mg: HU per mg HA / cm³ of the scan's tube voltage, one for all or one an axial slice, shape (Z,);
+            None leaves mass and integrated volume None.
         probability: Network output in [0, 1] on the same grid.
         body: Body mask on the same grid; its outside is skin and beyond, the end of the scan is not.
+        body_map: Of the same scan, canonical axes; None leaves region, side and depth class unknown.
 
     Returns:
         One row per lesion by number; empty without lesions. ``mass_mg_ha`` is None for a lesion with no background
@@ -149,7 +171,8 @@ def measure_lesions(
     if not lesions.numbers.size:
         return []
     volumes = np.asarray(lesions.counts * grid.voxel_volume_mm3, dtype=np.float64)
-    centroids = lesions.mean(lesions.indices) @ grid.affine[:3, :3].T + grid.affine[:3, 3]
+    middle = lesions.mean(lesions.indices)
+    centroids = middle @ grid.affine[:3, :3].T + grid.affine[:3, 3]
     columns: dict[str, list[Any] | None] = {
         "lesion": lesions.numbers.tolist(),
         "volume_mm3": volumes.tolist(),
@@ -159,23 +182,107 @@ def measure_lesions(
         "centroid_y_mm": centroids[:, 1].tolist(),
         "centroid_z_mm": centroids[:, 2].tolist(),
     }
+    signals: list[Signal | None] = [None] * len(lesions.numbers)
     if image is not None:
         values = image[tuple(lesions.indices.T)].astype(np.float64)
         columns["mean_hu"] = lesions.mean(values).tolist()
         columns["max_hu"] = np.maximum.reduceat(values, lesions.starts).tolist()
         columns["clipped_fraction"] = lesions.mean(values >= HU_MAX).tolist()
         if slope_hu_per_mg is not None:
-            mg_per_hu = grid.voxel_volume_mm3 / 1000.0 / slope_hu_per_mg
-            sums = [excess_hu(labels, image, *lesion, grid.spacing) for lesion in lesions]
-            columns["mass_mg_ha"] = [None if total is None else max(0.0, total) * mg_per_hu for total in sums]
+            signals = [measure_signal(labels, image, *lesion, grid.spacing) for lesion in lesions]
+            slopes = lesions.mean(np.broadcast_to(slope_hu_per_mg, labels.shape[2:])[lesions.indices[:, 2]])
+            columns |= _signal_columns(signals, grid.voxel_volume_mm3, slopes)
     if probability is not None:
         columns["mean_probability"] = lesions.mean(probability[tuple(lesions.indices.T)]).tolist()
+    in_skin = [False] * len(signals)
     if body is not None:
         depth = distance_to_outside(body, lesions.indices, grid.spacing)
-        columns["depth_mm"] = None if depth is None else np.minimum.reduceat(depth, lesions.starts).tolist()
+        if depth is not None:
+            nearest = np.minimum.reduceat(depth, lesions.starts)
+            columns["depth_mm"] = nearest.tolist()
+            centres = np.rint(middle).astype(np.int64)
+            in_skin = [
+                mm <= SKIN_MM and _is_shallow(body, centre, grid.spacing)
+                for mm, centre in zip(nearest, centres, strict=True)
+            ]
+    if body_map is not None:
+        columns |= _place_columns(body_map, lesions.parts(), signals, in_skin)
     columns = {name: values for name, values in columns.items() if values is not None}
     rows = zip(*columns.values(), strict=True)
     return [Lesion(**dict(zip(columns, row, strict=True))) for row in rows]
+
+
+def _signal_columns(
+    signals: list[Signal | None], voxel_mm3: float, slopes: NDArray[np.float64]
+) -> dict[str, list[Any] | None]:
+    """Return what follows from integrated intensity."""
+    rows: list[tuple[float | None, float | None, float | None, float | None, str | None]] = []
+    for signal, slope in zip(signals, slopes, strict=True):
+        if signal is None:
+            rows.append((None,) * 5)
+            continue
+        mass = mass_mg(signal, voxel_mm3, float(slope))
+        vox = signal.volume_vox()
+        if vox is None or signal.contrast is None or vox == 0:
+            rows.append((mass, None, None, None, None))
+            continue
+        volume, spread = vox * voxel_mm3, signal.noise_hu / signal.contrast.hu * voxel_mm3
+        rows.append((mass, volume, spread, 1000 * mass / volume, signal.contrast.basis))
+    names = ("mass_mg_ha", "volume_integrated_mm3", "volume_sd_mm3", "density_mg_ha_cm3", "density_basis")
+    return {name: list(values) for name, values in zip(names, zip(*rows, strict=True), strict=True)}
+
+
+def _place_columns(
+    body_map: BodyMap,
+    parts: list[Indices],
+    signals: list[Signal | None],
+    in_skin: list[bool],
+) -> dict[str, list[Any] | None]:
+    return {
+        "region": [body_map.region_of(part) for part in parts],
+        "side": [body_map.side_of(part) for part in parts],
+        "bone_mm": [_finite(body_map.nearest(body_map.bone_mm, part)) for part in parts],
+        "depth_class": [
+            depth_class(body_map, part, signal, in_skin=skin)
+            for part, signal, skin in zip(parts, signals, in_skin, strict=True)
+        ],
+    }
+
+
+def depth_class(body_map: BodyMap, indices: Indices, signal: Signal | None, *, in_skin: bool) -> str:
+    """Tell which layer a lesion lies in; the first that applies of skin, visceral, periarticular, and the layers.
+
+    Args:
+        body_map: Of the scan.
+        indices: The lesion's voxels, shape (N, 3).
+        signal: What it adds to the scan: holds how much fat is around it.
+        in_skin: Its centre lies no deeper than :data:`SKIN_MM`.
+
+    Returns:
+        One of :data:`DEPTH_CLASSES`; ``fascia`` where both fat and muscle are around it.
+    """
+    if in_skin:
+        return "skin"
+    if body_map.is_inner(indices):
+        return "visceral"
+    if body_map.is_periarticular(indices):
+        return "periarticular"
+    if signal is None:
+        return UNKNOWN
+    if signal.fat_share >= _PURE:
+        return "subcutis"
+    return "muscle" if signal.fat_share <= 1 - _PURE else "fascia"
+
+
+def _is_shallow(body: NDArray[np.bool_], centre: NDArray[np.int64], spacing: Spacing) -> bool:
+    """Tell whether air lies within :data:`SKIN_MM` of a voxel."""
+    steps = centre + ball_steps(SKIN_MM, spacing)
+    inside = ((steps >= 0) & (steps < body.shape)).all(axis=1)
+    return not body[tuple(steps[inside].T)].all()
+
+
+def _finite(value: float) -> float | None:
+    return value if np.isfinite(value) else None
 
 
 def equivalent_diameter_mm(volume_mm3: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 PREVIEW = "preview.png"
+CONTACT_SHEET = "contact_sheet.png"
+SHEET_CASES = 12
+"""Cases a contact sheet shows."""
 _WINDOW_HU = (-100.0, 900.0)
 _MASK_COLOUR = "#ff7f0e"  # orange on grey: told apart with every common colour vision, and outlined for print
 
@@ -48,6 +53,40 @@ def write_preview(path: Path, scan: Volume, mask: NDArray[np.bool_], *, modality
         figure.savefig(temporary, format="png")
 
 
+def write_contact_sheet(path: Path, cases: Iterable[tuple[Volume, NDArray[Any]]], *, modality: str) -> None:
+    """Write one picture of many cases, each as its slice with most of the mask: bare, and with the mask's outline.
+
+    Args:
+        path: PNG to write, whole or not at all.
+        cases: Scans with their masks, on canonical axes; the first :data:`SHEET_CASES` are shown.
+        modality: ``ct`` or ``stir``.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(15, 14.5), dpi=80, facecolor="black", layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(6, 4).ravel()
+    for axes in grid:
+        axes.set_axis_off()
+    for number, (scan, mask) in enumerate(itertools.islice(cases, SHEET_CASES)):
+        picture, outline, aspect = _fullest_slice(scan, mask)
+        limits = (-160.0, 400.0) if modality == "ct" else (0.0, float(np.percentile(picture, 99.5)) or 1.0)
+        _draw(grid[2 * number], picture, np.zeros_like(outline), limits, aspect)
+        _draw(grid[2 * number + 1], picture, outline, limits, aspect)
+        grid[2 * number].set_title(scan.name, color="white", fontsize=7)
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, format="png")
+
+
+def _fullest_slice(scan: Volume, mask: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.bool_], float]:
+    """Return the slice across the thickest axis that shows most of a mask, and the aspect of its pixels."""
+    axis = 2 - int(np.argmax(scan.spacing[::-1]))
+    picture, outline = project(scan.array, mask, axis, maximum=False)
+    across, up = (s for a, s in enumerate(scan.spacing) if a != axis)
+    return picture, outline, up / across
+
+
 def project(
     image: NDArray[Any], mask: NDArray[Any], axis: int, *, maximum: bool
 ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
@@ -56,11 +95,11 @@ def project(
     Args:
         image: Canonical axes, (X, Y, Z).
         mask: Same shape.
-        axis: 0 for sagittal, 1 for coronal.
+        axis: 0 for sagittal, 1 for coronal, 2 for axial.
         maximum: Project the maximum; else take the slice with most of the mask, or the middle one.
 
     Returns:
-        Both of shape (Z, X or Y), head on top; in the coronal view the patient's right is on the left.
+        Both of shape (Z or Y, X or Y), head or front on top; the patient's right is on the left.
     """
     if maximum:
         picture, shadow = image.max(axis=axis), np.asarray(mask.any(axis=axis))
@@ -69,7 +108,7 @@ def project(
         index = int(amount.argmax()) if amount.any() else image.shape[axis] // 2
         picture, shadow = image.take(index, axis=axis), np.asarray(mask.take(index, axis=axis) > 0)
     # RAS: x grows towards the patient's right, which a radiologist expects on the left
-    turn = slice(None, None, -1) if axis == 1 else slice(None)
+    turn = slice(None) if axis == 0 else slice(None, None, -1)
     return picture[turn].T[::-1], shadow[turn].T[::-1]
 
 

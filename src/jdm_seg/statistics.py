@@ -215,10 +215,11 @@ def rank_biserial(differences: FloatArray) -> float:
 
 
 def wilcoxon_p(differences: FloatArray) -> float:
-    """Return the two-sided p of the Wilcoxon signed-rank test, shape (n,); 1 when nothing differs."""
+    """Return the two-sided p of the Wilcoxon signed-rank test, shape (n,); zeros are dropped, none left is 1."""
     from scipy import stats
 
-    return float(stats.wilcoxon(differences).pvalue) if np.any(differences) else 1.0
+    moved = differences[differences != 0]
+    return float(stats.wilcoxon(moved).pvalue) if len(moved) else 1.0
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

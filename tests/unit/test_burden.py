@@ -16,10 +16,12 @@ from jdm_seg.burden import (
     compute_burden,
     detectability_floor_mm3,
     estimate_noise_hu,
+    symmetry_index,
     write_analysis,
 )
 from jdm_seg.errors import GridMismatchError, InputError
-from jdm_seg.lesions import measure_lesions
+from jdm_seg.lesions import Lesion, measure_lesions
+from jdm_seg.stir_burden import measure_stir
 from jdm_seg.volume import Grid, Volume, read_volume, write_volume
 
 KEYS = [
@@ -51,7 +53,9 @@ class TestFigures:
         assert burden["lesion_count"] == 2
         assert burden["volume_ml"] == pytest.approx(1.001)
         assert burden["largest_lesion_ml"] == pytest.approx(1.0)
-        assert burden["mass_mg_ha"] == pytest.approx((1000 * 400 + 200) / 1.42 / 1000)
+        # 1.42 HU in 20 cm of water and 1.62 in 10 cm make 1.62² / 1.42 in 5 cm, the least that is believed
+        assert burden["hu_per_mg_ha"] == pytest.approx(1.62**2 / 1.42)
+        assert burden["mass_mg_ha"] == pytest.approx((1000 * 400 + 200) / (1.62**2 / 1.42) / 1000)
         assert burden["mean_hu"] == pytest.approx((1000 * 450 + 250) / 1001)
         # ten slices of 100 mm² at weight 4, one of 1 mm² at weight 2, 1 mm slices
         assert burden["agatston"] == pytest.approx((10 * 100 * 4 + 1 * 2) / 3)
@@ -298,3 +302,88 @@ def test_real_calcification(real_data):
         assert growth[1] < growth[0]
         assert all(lesion.depth_mm > 1 for lesion in low.lesions)
         assert 2 < low.burden["noise_sd_hu"] < 40
+
+
+class TestWhere:
+    def lesion(self, number, region, side, volume):
+        return Lesion(number, volume, 1.0, 1.0, 0.0, 0.0, 0.0, region=region, side=side)
+
+    def test_symmetry_by_hand(self):
+        lesions = [
+            self.lesion(1, "thigh", "left", 300.0),
+            self.lesion(2, "thigh", "right", 100.0),
+            self.lesion(3, "arm", "right", 200.0),
+            self.lesion(4, "chest", "midline", 999.0),
+        ]
+        # thigh: twice 100 of 400, arm: nothing of 200
+        assert symmetry_index(lesions) == pytest.approx(200 / 600)
+        assert symmetry_index(lesions[:2] * 1) == pytest.approx(0.5)
+        assert symmetry_index(lesions[3:]) is None
+        assert symmetry_index([]) is None
+
+    def test_totals_by_side_and_depth(self):
+        scan, mask = limb()
+        burden = analyse_mask(scan, mask, case_id="limb", modality="ct", kv=120).burden
+        assert burden["by_side"]["unknown"]["lesion_count"] == 2
+        assert sum(part["lesion_count"] for part in burden["by_depth"].values()) == 2
+        assert any("region and side are not known" in text for text in burden["warnings"])
+        assert burden["symmetry_index"] is None
+
+    def test_hu_figures_by_hand(self):
+        scan, mask = limb()
+        hu = scan.array.copy()
+        hu[25:35, 20:25, 5:15] = 1200
+        hu[25, 20, 5] = 3071
+        burden = analyse_mask(Volume(hu, scan.affine), mask, case_id="limb", modality="ct", kv=120).burden
+        assert burden["max_hu"] == 3071
+        assert burden["clipped_fraction"] == pytest.approx(1 / 1001)
+        assert burden["dense_fraction"] == pytest.approx(500 / 1001)
+        assert burden["median_hu"] == 450
+
+    def test_integrated_volume_of_a_block(self):
+        """Without blur the integrated volume of a large even block is its own."""
+        scan, mask = limb()
+        lesion = analyse_mask(scan, mask, case_id="limb", modality="ct", kv=120).lesions[0]
+        assert lesion.volume_integrated_mm3 == pytest.approx(1000, rel=0.02)
+        assert lesion.density_basis == "core"
+        assert lesion.density_mg_ha_cm3 == pytest.approx(400 / (1.62**2 / 1.42), rel=0.02)
+
+
+class TestStir:
+    def scan(self):
+        """Muscle of 100 in a limb, a void, bright paste, and oedema beside them; all in voxels of 8 mm³."""
+        x, y = np.ogrid[:60, :60]
+        signal = np.zeros((60, 60, 30))
+        signal[np.hypot(x - 30, y - 30) < 26] = 100.0
+        mask = np.zeros(signal.shape, bool)
+        mask[20:24, 20:24, 10:14] = True
+        signal[20:24, 20:24, 10:13] = 5.0
+        signal[20:24, 20:24, 13] = 550.0
+        signal[30:34, 26:30, 10:16] = 280.0
+        noise = np.random.default_rng(0).normal(0, 4, (2, *signal.shape))
+        return np.hypot(signal + noise[0], noise[1]), mask
+
+    def test_void_fluid_and_oedema(self):
+        signal, mask = self.scan()
+        found = measure_stir(signal, mask, (2.0, 2.0, 2.0))
+        assert found.void_ml == pytest.approx(48 * 8 / 1000)
+        assert found.fluid_ml == pytest.approx(16 * 8 / 1000)
+        assert found.other_ml == pytest.approx(0, abs=1e-6)
+        assert 0.3 < found.oedema_ml / (96 * 8 / 1000) < 1.1  # its rim is averaged with muscle
+        assert found.noise_share == pytest.approx(0.04, rel=0.3)
+
+    def test_far_brightness_is_not_this_deposits_oedema(self):
+        signal, mask = self.scan()
+        signal[30:34, 26:30, 10:16] = 100.0
+        signal[48:52, 30:34, 10:16] = 280.0
+        assert measure_stir(signal, mask, (2.0, 2.0, 2.0)).oedema_ml < 0.1
+
+    def test_in_burden(self):
+        signal, mask = self.scan()
+        scan = Volume(signal.astype(np.int16), np.diag([2.0, 2.0, 2.0, 1.0]))
+        burden = analyse_mask(scan, mask, case_id="thigh", modality="stir").burden
+        assert burden["stir"]["void_ml"] == pytest.approx(48 * 8 / 1000)
+        assert any("Oedema is what is 2 to 4 times" in text for text in burden["warnings"])
+        empty = analyse_mask(scan, np.zeros_like(mask), case_id="thigh", modality="stir").burden
+        assert empty["stir"]["void_ml"] == 0
+        json.dumps(burden, allow_nan=False)

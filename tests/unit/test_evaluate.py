@@ -398,6 +398,15 @@ class TestAttributes:
         rows = [row for row in read_rows(tmp_path / "out" / "lesions.csv") if row["case_id"] == "half"]
         assert [row["pattern"] for row in rows] == ["sheet", "nodule", "", ""]
 
+    def test_numbered_truth_beside_the_references(self, folders, tmp_path):
+        """As synthesize writes it: ``instances/`` holds the numbers that the rows of the record carry."""
+        (tmp_path / "records").mkdir()
+        rows = [{"instance": 4, "host": "FAT"}, {"instance": 9, "host": "MUSCLE"}]
+        (tmp_path / "records" / "half.json").write_text(json.dumps({"deposits": rows}))
+        put(tmp_path / "instances", "half", blocks(A) * 9 + blocks(B) * 4)
+        host = evaluate_folders(*folders, tmp_path / "out")["recall_by"]["host"]
+        assert [(name, row["found"], row["lesions"]) for name, row in host.items()] == [("FAT", 0, 1), ("MUSCLE", 1, 1)]
+
     def test_named_folder(self, folders, tmp_path):
         (tmp_path / "truth").mkdir()
         lines = "centroid_x_mm,centroid_y_mm,centroid_z_mm,host\n-6,6,104,fat\n-6,14,104,muscle\n"

@@ -18,7 +18,7 @@ from jdm_seg.lesions import (
     size_stratum,
     write_lesion_table,
 )
-from jdm_seg.mass import SHELL_MM, excess_hu
+from jdm_seg.mass import MATRIX_HU, SHELL_MM, excess_hu
 from jdm_seg.neighbourhood import ball_steps, distance_to_outside, foreground_indices
 from jdm_seg.volume import Grid, Volume, write_volume
 
@@ -264,7 +264,8 @@ class TestIntensity:
     )
     def test_mass_of_a_blurred_sphere_is_unbiased(self, spacing, fwhm_mm, diameter, hu, tolerance):
         background, slope = -90.0, 1.42
-        true_mass = np.pi / 6 * diameter**3 / 1000 * (hu - background) / slope
+        # the deposit is water and mineral where fat was: only what exceeds its matrix is mineral
+        true_mass = np.pi / 6 * diameter**3 / 1000 * (hu - MATRIX_HU) / slope
         ratios, thresholded = [], []
         for seed in range(4):
             image, occupancy = blurred_sphere(diameter, hu, background, spacing, fwhm_mm, seed)
@@ -398,6 +399,7 @@ class TestFiles:
             "lesion", "volume_mm3", "equivalent_diameter_mm", "longest_axis_mm",
             "centroid_x_mm", "centroid_y_mm", "centroid_z_mm",
             "mean_hu", "max_hu", "clipped_fraction", "mass_mg_ha", "depth_mm", "region", "side", "mean_probability",
+            "volume_integrated_mm3", "volume_sd_mm3", "density_mg_ha_cm3", "density_basis", "bone_mm", "depth_class",
         ]  # fmt: skip
         assert rows[0]["lesion"] == "1"
         assert float(rows[0]["mean_hu"]) == 400.0

@@ -15,9 +15,8 @@ from skimage import measure
 from jdm_seg.components import find_lesions
 from jdm_seg.metrics.lesion import LesionCounts, count_lesions, find_both, match_lesions
 from jdm_seg.metrics.protocol import PROTOCOLS, LesionProtocol
-from jdm_seg.metrics.surface import hd95, surface_dice
+from jdm_seg.metrics.surface import hd95, surface_dice, surface_distances
 from jdm_seg.metrics.voxel import dice
-from jdm_seg.scoring import score_case
 from jdm_seg.volume import Grid
 
 SPACINGS = [(1.0, 1.0, 1.0), (0.7, 0.9, 2.5)]
@@ -138,22 +137,22 @@ def test_f1_sq_and_pq_against_panoptica(capsys):
             instance_metrics=[panoptica.Metric.IOU, panoptica.Metric.DSC],
             global_metrics=[panoptica.Metric.DSC],
         )
-        matched_pairs = 0
+        protocol, matched_pairs = PROTOCOLS["panoptica"], 0
         for prediction, reference in all_pairs():
             sides = [mask.astype(np.uint8) for mask in (prediction, reference)]
             result = next(iter(evaluator.evaluate(*sides, verbose=False).values()))
-            figures = score_case(
-                "case", prediction, reference, Grid(reference.shape, np.eye(4)), PROTOCOLS["panoptica"]
-            ).figures
-            assert [figures[f"lesion_{name}"] for name in ("tp", "fp", "fn")] == [result.tp, result.fp, result.fn]
-            for name, theirs in (
-                ("lesion_f1", result.rq),
-                ("recognition_quality", result.rq),
-                ("segmentation_quality", result.sq),
-                ("panoptic_quality", result.pq),
-                ("dice", result.global_bin_dsc),
+            lesions = find_both(prediction, reference, (1.0, 1.0, 1.0), protocol)
+            matched = match_lesions(*lesions, Grid(reference.shape, np.eye(4)), protocol)
+            counts, quality = matched.count(), matched.quality()
+            assert (counts.tp, counts.fp, counts.fn) == (result.tp, result.fp, result.fn)
+            for name, ours, theirs in (
+                ("F1", counts.f1, result.rq),
+                ("RQ", quality.recognition, result.rq),
+                ("SQ", quality.segmentation, result.sq if result.tp else math.nan),  # 0 in its policy, see the presets
+                ("PQ", quality.panoptic, result.pq),
+                ("Dice", dice(prediction, reference), result.global_bin_dsc),
             ):
-                assert figures[name] == pytest.approx(theirs, abs=1e-6, nan_ok=True), name
+                assert ours == pytest.approx(theirs, abs=1e-6, nan_ok=True), name
             matched_pairs += result.tp
     capsys.readouterr()
     assert matched_pairs > 100
@@ -199,15 +198,22 @@ def test_overlap_and_distances_against_monai(monai_metrics):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             expected_dice = metrics.DiceHelper(sigmoid=False, include_background=True)(*tensors)[0]
-            expected_hd95 = metrics.compute_hausdorff_distance(
-                *tensors, include_background=True, percentile=95, spacing=spacing
+            expected_hd95, expected_hd = (
+                float(
+                    metrics.compute_hausdorff_distance(
+                        *tensors, include_background=True, percentile=percentile, spacing=spacing
+                    )
+                )
+                for percentile in (95, None)
             )
             expected_surface = metrics.compute_surface_dice(
                 *tensors, class_thresholds=[1.0], include_background=True, spacing=spacing
             )
         assert dice(prediction, reference) == pytest.approx(float(expected_dice), abs=1e-6)
-        # MONAI interpolates its percentile in single precision; by brute force it is exact below
-        assert hd95(prediction, reference, spacing) == pytest.approx(float(expected_hd95), rel=5e-6)
+        distances = surface_distances(prediction, reference, spacing)
+        assert distances.hausdorff(100.0) == pytest.approx(expected_hd, rel=1e-6)
+        # MONAI places its percentile in single precision; by brute force it is exact below
+        assert hd95(prediction, reference, spacing) == pytest.approx(expected_hd95, abs=2e-4)
         surface = surface_dice(prediction, reference, spacing, tolerance_mm=1.0)
         assert surface == pytest.approx(float(expected_surface), abs=1e-6)
 

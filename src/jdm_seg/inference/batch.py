@@ -18,7 +18,7 @@ import numpy as np
 from jdm_seg.burden import analyse_mask, write_analysis
 from jdm_seg.cases import Case, as_modality, find_scans
 from jdm_seg.errors import InputError, reason_of
-from jdm_seg.inference.predict import ScanPredictor
+from jdm_seg.inference.prediction import Segmenter
 from jdm_seg.physics import hu_per_mg_ha
 from jdm_seg.pictures import PREVIEW, write_preview
 from jdm_seg.provenance import describe_run, now, sha256_of
@@ -74,7 +74,7 @@ def scans_of(source: Path, modality: str) -> list[Case]:
 def predict_batch(
     source: Path,
     out: Path,
-    predictor: ScanPredictor,
+    predictor: Segmenter,
     *,
     kv: str | None = None,
     overwrite: bool = False,
@@ -85,7 +85,7 @@ def predict_batch(
     Args:
         source: A NIfTI file or a folder of them.
         out: Gets a folder a case, ``cohort.csv`` and ``run.json``.
-        predictor: The loaded model.
+        predictor: The method: a loaded model or the threshold baseline.
         kv: Tube voltage of the scans, if known.
         overwrite: Redo cases that are complete.
         on_case: Called with each case's row as it ends.
@@ -94,8 +94,7 @@ def predict_batch(
         hu_per_mg_ha(kv)
     except ValueError as error:
         raise InputError("--kv", expected="a tube voltage", found=str(error), remedy="give it in kV") from error
-    spec = predictor.model.spec
-    cases = scans_of(source, spec.preprocess.modality)
+    cases = scans_of(source, predictor.modality)
     out.mkdir(parents=True, exist_ok=True)
     start = now()
     rows = []
@@ -132,7 +131,7 @@ def _earlier_rows(out: Path, cases: list[Case]) -> list[dict[str, Any]]:
 
 
 def _predict_case(
-    case: Case, out: Path, predictor: ScanPredictor, kv: str | None, overwrite: bool
+    case: Case, out: Path, predictor: Segmenter, kv: str | None, overwrite: bool
 ) -> tuple[dict[str, Any], dict[str, float]]:
     folder = out / case.case_id
     begin = time.perf_counter()
@@ -179,7 +178,7 @@ def _complete(folder: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _write_case(
-    case: Case, folder: Path, predictor: ScanPredictor, kv: str | None, settings: dict[str, Any]
+    case: Case, folder: Path, predictor: Segmenter, kv: str | None, settings: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, float]]:
     """Segment one scan into a hidden folder and give it its name when everything is in it."""
     begin = time.perf_counter()

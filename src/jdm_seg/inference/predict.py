@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from jdm_seg.cases import check_modality
+from jdm_seg.cases import Modality, as_modality, check_modality
 from jdm_seg.errors import InputError
 from jdm_seg.inference.engines import build_engine, resolve_engine
+from jdm_seg.inference.prediction import ScanPrediction
 from jdm_seg.inference.sliding_window import Predictor, predict_logits
 from jdm_seg.model_folder import ModelFolder
 from jdm_seg.provenance import sha256_of
@@ -45,21 +46,6 @@ class PredictSettings:
             raise InputError("--overlap", expected="0 to below 1", found=str(self.overlap), remedy="give a share")
 
 
-@dataclass(frozen=True)
-class ScanPrediction:
-    """A segmented scan.
-
-    Attributes:
-        mask: True where calcinosis is predicted, on the scan's own grid and axes.
-        probability: Probability at the voxels of the mask, 0 elsewhere; float16.
-        seconds: Wall time of each stage.
-    """
-
-    mask: NDArray[np.bool_]
-    probability: NDArray[np.float16]
-    seconds: dict[str, float] = field(default_factory=dict)
-
-
 class ScanPredictor:
     """A model loaded once, for any number of scans."""
 
@@ -72,6 +58,11 @@ class ScanPredictor:
         self._predict: Predictor = build_engine(
             model, self.engine, device=self.settings.device, precision=self.settings.precision
         )
+
+    @property
+    def modality(self) -> Modality:
+        """What the model segments."""
+        return as_modality(self.model.spec.preprocess.modality)
 
     @property
     def threshold(self) -> float:

@@ -95,7 +95,11 @@ def match_pairs(
     if not protocol.match_grown:
         return assign(overlaps.pairs, overlaps.iou()) if protocol.one_to_one else overlaps.pairs
     grown = grow_lesions(
-        reference, grid.spacing, grouping_mm=protocol.grouping_mm, grouping_shape=protocol.grouping_shape
+        reference,
+        grid.spacing,
+        connectivity=protocol.connectivity,
+        grouping_mm=protocol.grouping_mm,
+        grouping_shape=protocol.grouping_shape,
     )
     pairs, touched = _touching(prediction, grown)
     if not protocol.one_to_one:

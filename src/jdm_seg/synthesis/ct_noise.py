@@ -25,7 +25,7 @@ FloatArray = NDArray[np.float32]
 _STEP_MM = 6.0
 """Cells on which the strength of the noise is computed."""
 _VIEWS = 36
-_SECTORS_DEG = np.array([0.0, 45.0, 75.0, 90.0, 105.0, 135.0])
+_SECTORS_DEG = np.array([0.0, 45.0, 80.0, 90.0, 100.0, 135.0])
 """Detector directions between which the strength is interpolated; 90 degrees: rays from side to side."""
 _STRONGEST = 6.0
 """Noise never exceeds this multiple of the asked one: scanners smooth starved rays (assumed)."""

@@ -19,6 +19,7 @@ import numpy as np
 
 from jdm_seg.cases import DATALIST, Case, Manifest, Modality, as_modality, find_scans, write_manifest
 from jdm_seg.errors import InputError
+from jdm_seg.pictures import CONTACT_SHEET, write_contact_sheet
 from jdm_seg.synthesis.calcinosis import LABEL_RULE, Priors, render_deposits, sample_deposits
 from jdm_seg.synthesis.host import build_host
 from jdm_seg.synthesis.insert import estimate_tissue, insert_ct, sample_scan_blur
@@ -50,7 +51,10 @@ def synthesize_dataset(
     testing: float = 0.0,
     on_case: Callable[[str], None] = lambda _: None,
 ) -> Manifest:
-    """Write a labelled data set: ``images/``, ``labels/``, ``records/`` and ``datalist.json``.
+    """Write a labelled data set: ``images/``, ``labels/``, ``datalist.json``, and what else is known of every case.
+
+    ``instances/`` numbers the deposits as ``records/`` does; ``anatomy/`` holds tissue codes of procedural bodies,
+    ``oedema/`` a second label of STIR. ``contact_sheet.png`` shows the first cases.
 
     Cases that are complete already are kept, so an interrupted run goes on where it stopped.
 
@@ -103,6 +107,9 @@ def synthesize_dataset(
         label_rule=LABEL_RULE,
         synthetic={**origin, "cases": cases},
     )
+    if not (out / CONTACT_SHEET).is_file():
+        shown = ((read_volume(c.image), read_volume(c.label).array) for c in manifest.all if c.label is not None)
+        write_contact_sheet(out / CONTACT_SHEET, shown, modality=modality)
     return manifest
 
 

@@ -175,7 +175,7 @@ def _region(plan: Plan, part: Part, at: tuple[FloatArray, FloatArray, FloatArray
     return result
 
 
-def paint_layers(plan: Plan, canvas: Canvas, envelope: Envelope, noise: FloatArray) -> FloatArray:
+def paint_layers(plan: Plan, canvas: Canvas, envelope: Envelope, noise: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Draw skin, subcutis with septa, and muscle.
 
     Args:
@@ -185,21 +185,24 @@ def paint_layers(plan: Plan, canvas: Canvas, envelope: Envelope, noise: FloatArr
         noise: Periodic noise, shape (n, n, n), unit variance.
 
     Returns:
-        Signed distance to the surface of the muscle layer in mm, negative inside, shape of the canvas.
+        Depth under the skin, 0 outside, and signed distance to the surface of the muscle layer, negative inside, both
+        in mm and of the canvas' shape.
     """
+    depth_mm = np.zeros(canvas.shape, np.float32)
     muscle_mm = np.full(canvas.shape, _FAR, np.float32)
     skin = np.float32(1.1 + 0.8 * min(1.0, plan.body.age / ADULT_SKIN_AGE))
     for box in canvas.tiles(envelope.outline < 2 * max(canvas.spacing), envelope.steps):
         outline = envelope.smooth(envelope.outline, box)
         depth = outline + skin + envelope.smooth(envelope.fat, box)
         muscle_mm[box] = depth
+        np.maximum(-outline, 0, out=depth_mm[box])
         canvas.cover(box, outline, Tissue.SKIN)
         if float((outline + skin).min()) > canvas.spacing[0]:
             continue
         canvas.cover(box, outline + skin, Tissue.FAT)
         _paint_septa(canvas, box, outline + skin, depth, noise)
         canvas.cover(box, depth, Tissue.MUSCLE)
-    return muscle_mm
+    return depth_mm, muscle_mm
 
 
 ADULT_SKIN_AGE = 14.0

@@ -250,24 +250,25 @@ def blur_reach(fwhm_mm: Spacing) -> NDArray[np.float64]:
     return 3.0 * _FWHM_TO_SIGMA * np.asarray(fwhm_mm)
 
 
-@lru_cache(maxsize=256)
 def _blur_weights(
     n: int, sigma: float, repeat_low: bool, repeat_high: bool
-) -> tuple[tuple[slice, slice, FloatArray], ...]:
+) -> list[tuple[slice, slice, FloatArray]]:
     """Weights of a Gaussian cut at three standard deviations, in blocks of rows with the columns they need."""
     reach = int(np.ceil(3 * sigma + 0.5))
-    offset = np.arange(-reach, reach + 1)
-    weight = np.exp(-0.5 * (offset / max(sigma, 1e-3)) ** 2)
+    weight = np.exp(-0.5 * (np.arange(-reach, reach + 1) / max(sigma, 1e-3)) ** 2)
     weight /= weight.sum()
-    matrix = np.zeros((n, n), np.float32)
-    rows = np.arange(n)
-    for o, w in zip(offset, weight, strict=True):
-        columns = rows + o
-        keep = ((columns >= 0) | repeat_low) & ((columns < n) | repeat_high)
-        np.add.at(matrix, (rows[keep], np.clip(columns, 0, n - 1)[keep]), np.float32(w))
+    # cutting the flat strip into rows that are one entry shorter moves the kernel one column on in every row
+    strip = np.zeros((n, n + 2 * reach + 1), np.float32)
+    strip[:, : 2 * reach + 1] = weight
+    strip = strip.reshape(-1)[: n * (n + 2 * reach)].reshape(n, n + 2 * reach)
+    matrix = strip[:, reach : n + reach].copy()
+    if repeat_low:
+        matrix[:, 0] += strip[:, :reach].sum(axis=1)
+    if repeat_high:
+        matrix[:, -1] += strip[:, n + reach :].sum(axis=1)
     blocks = []
     for start in range(0, n, _BLOCK):
         stop = min(n, start + _BLOCK)
         near = slice(max(0, start - reach), min(n, stop + reach))
         blocks.append((slice(start, stop), near, np.ascontiguousarray(matrix[start:stop, near])))
-    return tuple(blocks)
+    return blocks

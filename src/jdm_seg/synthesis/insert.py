@@ -225,7 +225,7 @@ def _write_label(
 
     Teaching a network that a faint grey streak is calcium teaches it to see calcium in every tendon.
     """
-    where = np.nonzero(calcinosis.occupancy >= 0.5)
+    where = np.unravel_index(np.flatnonzero(calcinosis.occupancy >= 0.5), label.shape)
     number = calcinosis.dominant[where]
     voxels = np.bincount(number)
     changed = np.bincount(number, weights=inserted[where] - before[where].astype(np.float64))

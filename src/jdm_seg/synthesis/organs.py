@@ -120,7 +120,7 @@ def _abdomen(plan: Plan, rng: np.random.Generator) -> list[Paint]:
     steps.append(Paint(Ellipsoid((-92 * g, -34 * g, 0.52 * top), (24 * g, 38 * g, 46 * g)), Tissue.ORGAN, over=_CAVITY))
     for s in (1.0, -1.0):
         y = plan.spine(0.36 * top)[1] - 4 * g
-        kidney = Ellipsoid((s * 60 * g, y, (0.37 if s < 0 else 0.35) * top), (25 * g, 22 * g, 50 * g))
+        kidney = Ellipsoid((s * 60 * g, y, (0.37 if s < 0 else 0.35) * top), (29 * g, 26 * g, 56 * g))
         steps.append(Paint(kidney, Tissue.KIDNEY, over=_BELLY))
         hilum = Ellipsoid((s * 48 * g, y + 6 * g, kidney.centre[2]), (13 * g, 9 * g, 24 * g))
         steps.append(Paint(hilum, Tissue.VISCERAL_FAT, over=(Tissue.KIDNEY,)))

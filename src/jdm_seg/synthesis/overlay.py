@@ -11,12 +11,10 @@ from scipy.special import ndtri
 from jdm_seg.synthesis.fields import Box, Noise, axes_of, block_mean, box_around, mean_width, parts_for, share_inside
 from jdm_seg.synthesis.host import Host
 from jdm_seg.synthesis.lookalikes import ON_SKIN, THROUGH_SKIN, LookAlike
-from jdm_seg.synthesis.sites import is_soft
+from jdm_seg.synthesis.sites import is_one_of, is_soft
 from jdm_seg.synthesis.tissue import BONE, Tissue
 
 FloatArray = NDArray[np.float32]
-
-_BONY = np.isin(np.arange(256), BONE)
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,7 @@ def render_lookalike(item: LookAlike, host: Host) -> Overlay | None:
         return None
     box, outer, inner = drawn
     tissue = host.tissue[box]
-    blocked = _BONY[tissue]
+    blocked = is_one_of(tissue, BONE)
     if item.kind not in (*ON_SKIN, *THROUGH_SKIN):
         blocked |= ~is_soft(tissue)
     outer[blocked] = 0

@@ -27,17 +27,18 @@ class Projector:
         self.shape = shape
         self.step_mm = step_mm
         self.angles = (np.arange(views) + 0.5) * np.pi / views
-        self.bins = int(np.ceil(np.hypot(shape[0], shape[1]))) + 3
+        self.bins = int(np.ceil(np.hypot(shape[0], shape[1]))) + 4
         x, y = (np.arange(n) - (n - 1) / 2 for n in shape)
         at = np.cos(self.angles)[:, None, None] * x[:, None] + np.sin(self.angles)[:, None, None] * y
         at = at.reshape(views, -1) + (self.bins - 1) / 2
-        low = np.floor(at).astype(np.int32)
-        share = (at - low).astype(np.float32)
-        cells = np.broadcast_to(np.arange(at.shape[1], dtype=np.int32), at.shape)
-        rays = low + np.arange(views, dtype=np.int32)[:, None] * self.bins
-        rows = np.concatenate([rays.ravel(), rays.ravel() + 1])
-        columns = np.concatenate([cells.ravel(), cells.ravel()])
-        weights = np.concatenate([(1 - share).ravel(), share.ravel()])
+        # quadratic splines: with linear ones, cells beat against rays near 45 degrees
+        nearest = np.rint(at).astype(np.int32)
+        offset = (at - nearest).astype(np.float32)
+        rays = nearest + np.arange(views, dtype=np.int32)[:, None] * self.bins
+        rows = np.concatenate([(rays + shift).ravel() for shift in (-1, 0, 1)])
+        columns = np.tile(np.arange(at.shape[1], dtype=np.int32), 3 * views)
+        before, after = 0.5 * (0.5 - offset) ** 2, 0.5 * (0.5 + offset) ** 2
+        weights = np.concatenate([before.ravel(), (0.75 - offset**2).ravel(), after.ravel()])
         size = (views * self.bins, at.shape[1])
         self._forward = sparse.csr_matrix((weights, (rows, columns)), size)
         self._back = self._forward.T.tocsr()

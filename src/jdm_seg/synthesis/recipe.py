@@ -5,7 +5,7 @@ A :class:`Recipe` is plain values and travels in a case's record, so :func:`repl
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import cattrs
@@ -44,7 +44,7 @@ class Preset:
     spacing: tuple[Spacing, ...]
     negatives: float = 0.1
     lookalikes: float = 1.5
-    priors: Priors = Priors()
+    priors: Priors = field(default_factory=Priors)
 
 
 _LIMB = ((180.0, 260.0), (150.0, 220.0), (120.0, 260.0))

@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from jdm_seg.resample import axis_weights, resample
 from jdm_seg.synthesis.body import Body, Plan, sample_body
 from jdm_seg.synthesis.canvas import Canvas
 from jdm_seg.synthesis.envelope import measure_envelope, paint_compartments, paint_layers
@@ -23,6 +22,7 @@ from jdm_seg.volume import Spacing
 VIEWS = ("limb", "trunk", "whole")
 _NOISE = 64
 _MARGIN_MM = 14.0
+_VIEW_MM = 500.0
 
 
 @dataclass(frozen=True)
@@ -89,11 +89,16 @@ def _aim_at_trunk(plan: Plan, rng: np.random.Generator) -> tuple[str, Vector]:
 
 
 def whole_extent(plan: Plan) -> tuple[Vector, Vector]:
-    """Return the corners of a box around the whole body with a little air, in mm."""
+    """Return the corners of the field of view of a whole-body scan, in mm.
+
+    The body with a little air; what sticks out of the usual circle of 500 mm is cut, as it is on a scanner.
+    """
     bounds = [part.solid.bounds for part in plan.parts]
     margin = _MARGIN_MM + plan.body.warp.reach
     low = np.min([b[0] for b in bounds], axis=0) - margin
     high = np.max([b[1] for b in bounds], axis=0) + margin
+    low[:2] = np.maximum(low[:2], (-_VIEW_MM / 2, -0.32 * _VIEW_MM))
+    high[:2] = np.minimum(high[:2], (_VIEW_MM / 2, 0.32 * _VIEW_MM))
     return (float(low[0]), float(low[1]), float(low[2])), (float(high[0]), float(high[1]), float(high[2]))
 
 
@@ -147,7 +152,7 @@ def render_scene(scene: Scene, spacing: Spacing, shape: tuple[int, int, int] | N
     noise = periodic_noise(np.random.default_rng((scene.body.seed, 5)))
     lying = table_plane(plan) if scene.surroundings.table is not None else None
     envelope = measure_envelope(plan, canvas, lying)
-    muscle_mm = paint_layers(plan, canvas, envelope, noise)
+    depth_mm, muscle_mm = paint_layers(plan, canvas, envelope, noise)
     paint_compartments(plan, canvas, envelope, muscle_mm)
     for step in (*organs(plan), *skeleton(plan)):
         canvas.paint(step)
@@ -158,7 +163,7 @@ def render_scene(scene: Scene, spacing: Spacing, shape: tuple[int, int, int] | N
     host = Host(
         tissue=tissue,
         spacing=spacing,
-        depth_mm=np.maximum(-envelope.smooth(envelope.outline, whole), 0),
+        depth_mm=np.ascontiguousarray(depth_mm[whole]),
         muscle_mm=np.ascontiguousarray(muscle_mm[whole]),
         bone_mm=_coarse_distance(tissue, spacing),
         region=envelope.codes(envelope.region, whole),
@@ -181,5 +186,9 @@ def _coarse_distance(tissue: NDArray[np.uint8], spacing: Spacing) -> FloatArray:
     x, y, z = (slice(step // 2, None, step) for step in steps)
     sampled = ~np.isin(tissue[x, y, z], BONE)
     coarse = (spacing[0] * steps[0], spacing[1] * steps[1], spacing[2] * steps[2])
-    weights = [axis_weights(n, m, 1 / step) for n, m, step in zip(sampled.shape, tissue.shape, steps, strict=True)]
-    return resample(distance(sampled, coarse), weights)
+    field = distance(sampled, coarse)
+    nearest = [
+        np.minimum(np.arange(m) // step, n - 1) for n, m, step in zip(field.shape, tissue.shape, steps, strict=True)
+    ]
+    result: FloatArray = field[np.ix_(*nearest)]
+    return result

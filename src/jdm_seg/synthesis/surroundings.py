@@ -134,13 +134,16 @@ def _paint_table(plan: Plan, surroundings: Surroundings, canvas: Canvas) -> None
         (Tissue.TABLE, surroundings.table + surroundings.sheet + 1.5, 3.0),
         (Tissue.TABLE, surroundings.table + surroundings.sheet + 45, 3.0),
     )
-    low, high = float(canvas.axes[2][0]), float(canvas.axes[2][-1])
-    for tissue, middle, thick in layers:
-        if thick == 0:
-            continue
-        for box in canvas.boxes(np.array([-260.0, -1e4, low]), np.array([260.0, 1e4, high])):
-            layer = np.broadcast_to(below[box[:2]] - np.float32(middle), canvas.first[box].shape)
-            canvas.cover(box, layer, tissue, canvas.first[box] == Tissue.AIR, thickness=thick)
+    plane, depth = table_plane(plan), float(layers[-1][1]) + 10
+    behind, before = sorted((plane + float(way) * depth, plane - float(way) * 45))
+    low = np.array([-260.0, behind, float(canvas.axes[2][0])])
+    high = np.array([260.0, before, float(canvas.axes[2][-1])])
+    for box in canvas.boxes(low, high):
+        air = canvas.first[box] == Tissue.AIR
+        for tissue, middle, thick in layers:
+            if thick > 0:
+                layer = np.broadcast_to(below[box[0], box[1]] - np.float32(middle), air.shape)
+                canvas.cover(box, layer, tissue, air, thickness=thick)
 
 
 def _extras(plan: Plan, surroundings: Surroundings) -> list[Paint]:

@@ -1,0 +1,41 @@
+"""What every method of segmentation gives, a network or not; a batch knows no more of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jdm_seg.cases import Modality
+from jdm_seg.volume import Volume
+
+
+@dataclass(frozen=True)
+class ScanPrediction:
+    """A segmented scan.
+
+    Attributes:
+        mask: True where calcinosis is predicted, on the scan's own grid and axes.
+        probability: Probability at the voxels of the mask, 0 elsewhere; float16. None from a method that has none.
+        seconds: Wall time of each stage.
+    """
+
+    mask: NDArray[np.bool_]
+    probability: NDArray[np.float16] | None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+class Segmenter(Protocol):
+    """A method, loaded once, for any number of scans."""
+
+    @property
+    def modality(self) -> Modality:
+        """What it segments."""
+
+    def describe(self) -> dict[str, Any]:
+        """Return what was asked and what runs, for ``run.json``; another value makes a result another one."""
+
+    def __call__(self, scan: Volume) -> ScanPrediction:
+        """Segment one scan of any orientation and spacing."""
