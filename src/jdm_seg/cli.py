@@ -63,7 +63,7 @@ def synthesize(
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same bytes.")],
     preset: Annotated[str, typer.Option(help="limb, trunk, whole (body), benchmark, or smoke (small).")] = "limb",
     backgrounds: Annotated[
-        Path | None, typer.Option(help="Insert deposits into the CT scans of this folder instead of drawing bodies.")
+        Path | None, typer.Option(help="Insert deposits into the scans of this folder instead of drawing bodies.")
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = os.cpu_count() or 1,
     quiet: Quiet = False,

@@ -191,7 +191,7 @@ def measure_lesions(
         if slope_hu_per_mg is not None:
             signals = [measure_signal(labels, image, *lesion, grid.spacing) for lesion in lesions]
             slopes = lesions.mean(np.broadcast_to(slope_hu_per_mg, labels.shape[2:])[lesions.indices[:, 2]])
-            columns |= _signal_columns(signals, grid.voxel_volume_mm3, slopes)
+            columns |= _signal_columns(signals, volumes, grid.voxel_volume_mm3, slopes)
     if probability is not None:
         columns["mean_probability"] = lesions.mean(probability[tuple(lesions.indices.T)]).tolist()
     in_skin = [False] * len(signals)
@@ -213,18 +213,18 @@ def measure_lesions(
 
 
 def _signal_columns(
-    signals: list[Signal | None], voxel_mm3: float, slopes: NDArray[np.float64]
+    signals: list[Signal | None], mask_mm3: NDArray[np.float64], voxel_mm3: float, slopes: NDArray[np.float64]
 ) -> dict[str, list[Any] | None]:
     """Return what follows from integrated intensity."""
     rows: list[tuple[float | None, float | None, float | None, float | None, str | None]] = []
-    for signal, slope in zip(signals, slopes, strict=True):
+    for signal, own_mm3, slope in zip(signals, mask_mm3, slopes, strict=True):
         if signal is None:
             rows.append((None,) * 5)
             continue
         mass = mass_mg(signal, voxel_mm3, float(slope))
         vox = signal.volume_vox()
-        if vox is None or signal.contrast is None or vox == 0:
-            rows.append((mass, None, None, None, None))
+        if not vox or signal.contrast is None:  # no brighter than what is around it: only the mask knows its size
+            rows.append((mass, float(own_mm3), None, 1000 * mass / float(own_mm3), "mask"))
             continue
         volume, spread = vox * voxel_mm3, signal.noise_hu / signal.contrast.hu * voxel_mm3
         rows.append((mass, volume, spread, 1000 * mass / volume, signal.contrast.basis))

@@ -8,8 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
+from scipy import ndimage
 
 from jdm_seg.burden import analyse_mask, write_analysis
+from jdm_seg.correspondence import match_groups
 from jdm_seg.errors import CaseNotFoundError, GridMismatchError, InputError
 from jdm_seg.followup import TRUE_FATES, score_fates, simulate_pair
 from jdm_seg.lesions import Lesion
@@ -19,7 +21,6 @@ from jdm_seg.track import (
     common_measure,
     fate_of_pair,
     fates_by_lesion,
-    match_groups,
     standard_error,
     summarise,
     track_lesions,
@@ -161,6 +162,14 @@ class TestFates:
         assert any("scanner coordinates" in text for text in found["warnings"])
         json.dumps(found, allow_nan=False)
 
+    def test_what_one_scan_does_not_show_is_no_change(self):
+        baseline, follow_up = (
+            self.timepoint((10, 2, 50.0), (50, 2, 30.0)),
+            self.timepoint((10, 2, 50.0), shape=(40, 40, 40)),
+        )
+        found = summarise(track_lesions(baseline, follow_up, HERE), baseline, follow_up, HERE)
+        assert (found["before"], found["after"], found["fates"]["out_of_view"]) == (50.0, 50.0, 1)
+
 
 class TestAlignment:
     def test_map_and_back(self):
@@ -282,3 +291,26 @@ class TestFolders:
                 folders / "first", folders / "second", folders / "out",
                 baseline_scan=folders / "other.nii.gz", follow_up_scan=folders / "second.nii.gz",
             )  # fmt: skip
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("number", ["006", "028", "045"])
+def test_a_real_limb_that_was_turned_has_not_changed(real_data, number):
+    """Real calcification, the follow-up turned by 6 degrees, shifted and noisier: nothing is new, resolved or grown."""
+    folder = real_data / "ct" / "limbs_calcified"
+    scan = read_volume(folder / f"sts-{number}.nii.gz").to_canonical()
+    mask = read_volume(folder / f"sts-{number}_calc_hu150.nii.gz").to_canonical().array > 0
+    angle = np.deg2rad(6.0)
+    turn = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1.0]])
+    middle = np.array(scan.array.shape) / 2
+    offset = middle - turn @ middle + [4.0, -3.0, 1.5]
+    moved = ndimage.affine_transform(scan.array.astype(np.float32), turn, offset, order=1, cval=-1000.0)
+    moved += np.random.default_rng(0).normal(0, 10, moved.shape)
+    turned = ndimage.affine_transform(mask.astype(np.float32), turn, offset, order=1) >= 0.5
+    later = Volume(moved.astype(np.int16), scan.affine, "later")
+    points = [timepoint_of(scan, mask, 140), timepoint_of(later, turned, 140)]
+    places = np.concatenate(list(points[0].points().values()))
+    changes = track_lesions(*points, align_scans(scan, later, "ct", places))
+    large = [change for change in changes if max(change.volume_before_mm3, change.volume_after_mm3) > 65]
+    assert large
+    assert {change.fate for change in large} <= {"stable", "uncertain", "merged", "split"}, large

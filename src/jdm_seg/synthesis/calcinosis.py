@@ -180,7 +180,7 @@ def _formed(
         )
     if deposit.pattern == "net":
         length, thickness = size(12, 80), float(rng.uniform(0.7, 2.0))
-        width, meshes = length * float(rng.uniform(0.4, 0.9)), float(rng.uniform(6, 14))
+        width, meshes = length * float(rng.uniform(0.4, 0.9)), float(rng.uniform(7, 16))
         axis = _direction(rng, 0.7)
         return replace(deposit, radius=length, width=width, thickness=thickness, grain_mm=meshes, axis=axis)
     if deposit.pattern == "tumoral":

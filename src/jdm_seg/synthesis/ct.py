@@ -97,7 +97,8 @@ def sample_ct(rng: np.random.Generator, spacing: Spacing, age: float) -> CtAcqui
         kv=kv,
         psf_mm=(in_plane, in_plane, float(max(0.8 * in_plane, spacing[2] * rng.uniform(0.7, 1.1)))),
         noise_hu=float(rng.uniform(25, 45) if sharp else rng.uniform(12, 28)),
-        grain_mm=float(in_plane * FWHM_TO_SIGMA * rng.uniform(0.6, 1.0)),
+        # a matrix of large voxels is averaged from a finer one
+        grain_mm=float(max(in_plane * FWHM_TO_SIGMA * rng.uniform(0.6, 1.0), 0.3 * spacing[0])),
         overshoot=float(rng.uniform(0.7, 1.5)) if sharp else 0.0,
         hu=sample_hu(rng, kv, age),
         iterative=iterative,

@@ -39,7 +39,7 @@ _SMOOTH_HU = {
 }
 """Standard deviation of a tissue's slow unevenness in HU (assumed)."""
 _FINE_HU = {
-    Tissue.TRABECULA: 90,
+    Tissue.TRABECULA: 60,
     Tissue.CORTEX: 60,
     Tissue.LUNG: 110,
     Tissue.BOWEL: 20,

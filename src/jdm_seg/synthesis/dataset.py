@@ -20,10 +20,14 @@ import numpy as np
 from jdm_seg.cases import DATALIST, Case, Manifest, Modality, as_modality, find_scans, write_manifest
 from jdm_seg.errors import InputError
 from jdm_seg.pictures import CONTACT_SHEET, write_contact_sheet
-from jdm_seg.synthesis.calcinosis import LABEL_RULE, Priors, render_deposits, sample_deposits
-from jdm_seg.synthesis.host import build_host
-from jdm_seg.synthesis.insert import estimate_tissue, insert_ct, sample_scan_blur
+from jdm_seg.synthesis.blend import estimate_blur, insert_ct, insert_stir, sample_scan_blur
+from jdm_seg.synthesis.calcinosis import LABEL_RULE, render_deposits, sample_deposits
+from jdm_seg.synthesis.ct import CtAcquisition
+from jdm_seg.synthesis.deposits import Priors
+from jdm_seg.synthesis.estimate import estimate_stir_tissue
+from jdm_seg.synthesis.insert import host_of_scan
 from jdm_seg.synthesis.recipe import Preset, SyntheticCase, describe, preset_of, synthesize_body
+from jdm_seg.synthesis.stir import StirAcquisition, sample_stir
 from jdm_seg.volume import Volume, read_volume, write_text, write_volume
 
 
@@ -64,7 +68,7 @@ def synthesize_dataset(
         cases: Number of cases.
         seed: Same seed, same bytes, whatever ``workers`` is.
         preset: Name in :data:`PRESETS`.
-        backgrounds: Folder of unlabelled CT scans to insert deposits in, used in turn; None for procedural bodies.
+        backgrounds: Folder of unlabelled scans to insert deposits in, used in turn; None for procedural bodies.
         workers: Processes.
         validation: Share of the subjects, taken from the end.
         testing: The same, behind validation.
@@ -79,10 +83,6 @@ def synthesize_dataset(
         raise InputError("cases", expected="at least 1", found=str(cases), remedy="ask for one or more cases")
     settings = preset_of(modality, preset)
     scans = find_scans(backgrounds, modality) if backgrounds is not None else []
-    if scans and modality != "ct":
-        raise InputError(
-            "backgrounds", expected="modality ct", found=modality, remedy="leave out --backgrounds for STIR for now"
-        )
     name = "inserted" if scans else preset
     jobs = []
     for number in range(cases):
@@ -150,18 +150,31 @@ def synthetic_origin(datalist: Path) -> dict[str, Any] | None:
     return origin if isinstance(origin, dict) else None
 
 
-def synthesize_inserted(scan: Volume, priors: Priors, seed: tuple[int, int]) -> SyntheticCase:
-    """Insert deposits in a real CT scan (canonical axes)."""
+def synthesize_inserted(scan: Volume, modality: Modality, priors: Priors, seed: tuple[int, int]) -> SyntheticCase:
+    """Insert deposits in a real scan.
+
+    Args:
+        scan: CT in HU or STIR, canonical axes.
+        modality: Which of the two.
+        priors: How deposits are drawn.
+        seed: Data set seed and case number.
+    """
     rng = np.random.default_rng(seed)
-    host = build_host(estimate_tissue(scan.array, scan.spacing), scan.spacing)
+    spacing = scan.spacing
+    host = host_of_scan(scan.array, spacing, modality)
     calcinosis = render_deposits(sample_deposits(host, rng, priors), host)
-    acquisition = sample_scan_blur(rng, scan.spacing)
-    image = insert_ct(scan.array, calcinosis, host, acquisition).astype(np.int16)
-    record = {
-        "modality": "ct",
-        "drawn": {"deposits": [asdict(d) for d in calcinosis.deposits], "acquisition": asdict(acquisition)},
-        **describe(calcinosis, scan.spacing, host.tissue),
-    }
+    acquisition: CtAcquisition | StirAcquisition
+    if modality == "ct":
+        acquisition = sample_scan_blur(rng, spacing, estimate_blur(scan.array, host.tissue, spacing))
+        image = insert_ct(scan.array, calcinosis, host, acquisition)
+    else:
+        acquisition = sample_stir(rng, calcinosis.deposits, float(rng.uniform(3, 30)))
+        image = insert_stir(
+            scan.array, calcinosis, host, acquisition, estimate_stir_tissue(scan.array, spacing)[1], rng
+        )
+    drawn = {"deposits": [asdict(d) for d in calcinosis.deposits], "acquisition": asdict(acquisition)}
+    record = {"modality": modality, "drawn": drawn, **describe(calcinosis, spacing, host.tissue)}
+    image = np.clip(np.rint(image), -32768, 32767).astype(np.int16)
     return SyntheticCase(image, calcinosis.label, calcinosis.instances, None, None, scan.affine, record)
 
 
@@ -197,7 +210,7 @@ def _write_case(job: _Job) -> str:
     if job.background is None:
         case = synthesize_body(job.modality, job.preset, seed)
     else:
-        case = synthesize_inserted(read_volume(job.background).to_canonical(), job.preset.priors, seed)
+        case = synthesize_inserted(read_volume(job.background).to_canonical(), job.modality, job.preset.priors, seed)
     grid = Volume(case.image, case.affine, job.case_id)
     for folder, array in (
         ("images", case.image),

@@ -96,8 +96,13 @@ def layer_share(distance: FloatArray, thickness: FloatArray | float, width: floa
 
 
 def mean_width(spacing: Iterable[float]) -> float:
-    """Return how wide a box of these sides is across, on average over all directions: half the sum of its sides."""
-    return 0.5 * float(sum(spacing))
+    """Return how wide a box of these sides is across, on average over all directions: the root mean square of its sides.
+
+    The interval of this width has the variance of the box's profile along a direction, averaged over directions; for a
+    cube that is its side, whatever the direction.
+    """
+    sides = np.array(list(spacing))
+    return float(np.sqrt(np.mean(sides**2)))
 
 
 class Noise:
@@ -250,9 +255,7 @@ def blur_reach(fwhm_mm: Spacing) -> NDArray[np.float64]:
     return 3.0 * _FWHM_TO_SIGMA * np.asarray(fwhm_mm)
 
 
-def _blur_weights(
-    n: int, sigma: float, repeat_low: bool, repeat_high: bool
-) -> list[tuple[slice, slice, FloatArray]]:
+def _blur_weights(n: int, sigma: float, repeat_low: bool, repeat_high: bool) -> list[tuple[slice, slice, FloatArray]]:
     """Weights of a Gaussian cut at three standard deviations, in blocks of rows with the columns they need."""
     reach = int(np.ceil(3 * sigma + 0.5))
     weight = np.exp(-0.5 * (np.arange(-reach, reach + 1) / max(sigma, 1e-3)) ** 2)

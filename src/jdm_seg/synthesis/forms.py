@@ -98,7 +98,7 @@ class _Ball:
     def reach(self) -> float:
         """How far any of it is from the centre."""
         if self.stretch is None:
-            return self.radius
+            return 1.15 * self.radius  # the ramp across its surface reaches a little farther
         return float(self.radius * (1 + 3 * _ROUGH) / np.linalg.svd(self.stretch, compute_uv=False)[-1])
 
 
@@ -150,6 +150,11 @@ def _ball_distance(ball: _Ball, axes: Axes) -> FloatArray:
     return result
 
 
+def _excess(radius: float, width: float) -> np.float32:
+    """Return how much larger a ball looks through a ramp of a width across its surface: r³ becomes r³ + r w² / 4."""
+    return np.float32(width**2 / (12 * radius))
+
+
 def _parts_of(radius: float, box: Box, spacing: Spacing) -> tuple[int, int, int]:
     """Return how finely to cut the voxels of a lump's box."""
     step = float(np.clip(radius / 4, 0.2, max(_STEP_MM, radius / 10)))
@@ -166,7 +171,7 @@ def _fill_nodule(deposit: Deposit, host: Host) -> Filled | None:
     parts = _parts_of(ball.radius, box, host.spacing)
     axes = axes_of(box, host.spacing, parts)
     width = mean_width(s / n for s, n in zip(host.spacing, parts, strict=True))
-    distance = _ball_distance(ball, axes)
+    distance = _ball_distance(ball, axes) + _excess(ball.radius, width)
     share = share_inside(distance, width)
     if deposit.fill < 1:
         share *= _grains(Noise(deposit.seed + 1, deposit.grain_mm).on(axes), deposit, width)
@@ -187,11 +192,11 @@ def _fill_cluster(deposit: Deposit, host: Host) -> Filled | None:
     parted: list[tuple[Box, FloatArray]] = []
     for (x, y, z), radius in zip(spots.tolist(), radii.tolist(), strict=True):
         ball = _Ball((x, y, z), radius)
-        box = box_around(ball.centre, radius, host.tissue.shape, host.spacing)
+        box = box_around(ball.centre, ball.reach, host.tissue.shape, host.spacing)
         if box is not None:
             parts = _parts_of(radius, box, host.spacing)
             width = mean_width(s / n for s, n in zip(host.spacing, parts, strict=True))
-            distance = _ball_distance(ball, axes_of(box, host.spacing, parts))
+            distance = _ball_distance(ball, axes_of(box, host.spacing, parts)) + _excess(radius, width)
             parted.append((box, block_mean(share_inside(distance, width), parts)))
     if not parted:
         return None
@@ -199,7 +204,7 @@ def _fill_cluster(deposit: Deposit, host: Host) -> Filled | None:
     occupancy = np.zeros(box_shape(whole), np.float32)
     for box, share in parted:
         inner = tuple(slice(a.start - b.start, a.stop - b.start) for a, b in zip(box, whole, strict=True))
-        np.maximum(occupancy[inner], share, out=occupancy[inner])
+        occupancy[inner] += share * (1 - occupancy[inner])  # as if two in one voxel lay there independently
     occupancy *= is_soft(host.tissue[whole])
     return Filled(whole, occupancy, occupancy * _calcium(deposit, axes_of(whole, host.spacing)))
 
@@ -241,7 +246,7 @@ def _fill_mass(deposit: Deposit, host: Host) -> Filled | None:
     if box is None:
         return None
     voxel = float(np.prod(host.spacing))
-    step = max(deposit.radius / 12, (voxel * np.prod(box_shape(box)) / _MOST_POINTS) ** (1 / 3), 0.6)
+    step = max(deposit.radius / 20, (voxel * np.prod(box_shape(box)) / _MOST_POINTS) ** (1 / 3), 0.5)
     parts = parts_for(host.spacing, step)
     axes = axes_of(box, host.spacing, parts)
     first, second, above = _lobules(axes, spots, radii, deposit, host)
@@ -367,7 +372,7 @@ def _fill_net(deposit: Deposit, host: Host) -> Filled | None:
     walls = Walls(deposit.seed + 4, deposit.grain_mm).at(axes, near.inner)
     uneven = Noise(deposit.seed + 5, deposit.grain_mm).at(axes, near.inner)
     # strands of uneven width, some missing: lace, not a honeycomb
-    thickness = np.maximum(np.float32(deposit.thickness) * (np.float32(0.75) + np.float32(0.6) * uneven), 0)
+    thickness = np.maximum(np.float32(deposit.thickness) * (np.float32(0.45) + np.float32(0.7) * uneven), 0)
     thickness *= np.sqrt(np.minimum(near.edge * np.float32(4), 1))
     return _at_voxels(deposit, host, near, layer_share(walls, thickness, mean_width(host.spacing)))
 
@@ -376,9 +381,11 @@ def _at_voxels(deposit: Deposit, host: Host, near: _Near, share: FloatArray) -> 
     """Add grains, cores and unevenness to the share of voxels that a layer fills."""
     axes = axes_of(near.box, host.spacing)
     if deposit.fill < 1:
-        grain = max(deposit.grain_mm, 1.0) if deposit.pattern != "net" else 2.0
+        # grains finer than a voxel would only make it noisy
+        grain = max(2.0 if deposit.pattern == "net" else deposit.grain_mm, 1.2 * min(host.spacing))
         noise = Noise(deposit.seed + 1, grain).at(axes, near.inner)
-        share = share * share_inside((np.float32(ndtri(1 - deposit.fill)) - noise) * np.float32(grain / 1.2), 1.0)
+        distance = (np.float32(ndtri(1 - deposit.fill)) - noise) * np.float32(grain / 1.2)
+        share = share * share_inside(distance, mean_width(host.spacing))
     filled = np.flatnonzero(share > 1e-3)
     if filled.size == 0:
         return None

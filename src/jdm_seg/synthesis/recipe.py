@@ -26,6 +26,7 @@ from jdm_seg.volume import Spacing
 
 Range = tuple[float, float]
 
+
 @dataclass(frozen=True)
 class Preset:
     """What kind of cases are made.
@@ -188,8 +189,8 @@ def _scan(recipe: Recipe, rendered: RenderedScene) -> SyntheticCase:
     rng = np.random.default_rng(recipe.seed)
     oedema = None
     if recipe.ct is not None:
-        deposits = (calcinosis.calcium, calcinosis.occupancy) if recipe.deposits else (None, None)
-        image = acquire_ct(tissue, *deposits, recipe.ct, rng, split_z=rendered.split)
+        calcium, occupancy = (calcinosis.calcium, calcinosis.occupancy) if recipe.deposits else (None, None)
+        image = acquire_ct(tissue, calcium, occupancy, recipe.ct, rng, split_z=rendered.split)
     elif recipe.stir is not None:
         image, oedema = acquire_stir(tissue, calcinosis, recipe.stir, rng, split=rendered.split)
     else:
@@ -239,5 +240,3 @@ def describe(calcinosis: Calcinosis, spacing: Spacing, anatomy: NDArray[np.uint8
         for number, deposit in enumerate(calcinosis.deposits, start=1)
     ]
     return {"label_rule": LABEL_RULE, "spacing": spacing, "deposits": rows}
-
-

@@ -199,19 +199,19 @@ def _leg(bones: Skeleton, side: Side) -> None:
     p, front, length = _place(thigh, side), thigh.axes[1], leg.thigh_length
     head = Ellipsoid(p(0, 0, 0), (23 * f, 23 * f, 23 * f))
     bones.centre(
-        [head], 0.4, plate=Ellipsoid(p(15 * f, 0, 10 * f), (19 * f, 19 * f, 1.2), look_along(p(0, 0, 0), p(40, 0, 26)))
+        [head], 0.4, plate=Ellipsoid(p(15 * f, 0, 10 * f), (27 * f, 27 * f, 1.3), look_along(p(0, 0, 0), p(40, 0, 26)))
     )
     bones.bone([Capsule(p(12 * f, 0, 8 * f), p(42 * f, -2, 30 * f), 15 * f, 17 * f)])
     bones.centre([Ellipsoid(p(52 * f, -8 * f, 18 * f), (14 * f, 18 * f, 22 * f), thigh)], 4)
     bones.centre([Ellipsoid(p(22 * f, -18 * f, 58 * f), (10 * f, 9 * f, 12 * f), thigh)], 11)
-    bones.shaft(p(42 * f, -2, 40 * f), p(2 * f, 0, length - 30 * f), front, FEMUR, 9 * f)
-    condyles = [Ellipsoid(p(s * 20 * f, -8 * f, length - 14 * f), (20 * f, 30 * f, 21 * f), thigh) for s in (-1, 1)]
-    condyles.append(Ellipsoid(p(0, 4 * f, length - 20 * f), (26 * f, 20 * f, 13 * f), thigh))
-    bones.centre(condyles, -1, plate=Ellipsoid(p(0, -2 * f, length - 31 * f), (38 * f, 28 * f, 1.3), thigh))
+    bones.shaft(p(42 * f, -2, 40 * f), p(2 * f, 0, length - 36 * f), front, FEMUR, 9 * f)
+    condyles = [Ellipsoid(p(s * 20 * f, -8 * f, length - 20 * f), (20 * f, 29 * f, 20 * f), thigh) for s in (-1, 1)]
+    condyles.append(Ellipsoid(p(0, 4 * f, length - 25 * f), (26 * f, 20 * f, 13 * f), thigh))
+    bones.centre(condyles, -1, plate=Ellipsoid(p(0, -2 * f, length - 36 * f), (52 * f, 40 * f, 1.5), thigh))
     bones.centre([Ellipsoid(p(2, 44 * f, length - 4 * f), (20 * f, 9 * f, 20 * f), thigh)], 3, 14)
     p, front, length = _place(shank, side), shank.axes[1], leg.shank_length
     plateau = [Ellipsoid(p(s * 19 * f, -2 * f, 17 * f), (20 * f, 23 * f, 12 * f), shank) for s in (-1, 1)]
-    bones.centre(plateau, 0, plate=Ellipsoid(p(0, 0, 27 * f), (34 * f, 24 * f, 1.3), shank))
+    bones.centre(plateau, 0, plate=Ellipsoid(p(0, 0, 28 * f), (48 * f, 36 * f, 1.5), shank))
     bones.centre([Ellipsoid(p(0, 24 * f, 36 * f), (11 * f, 7 * f, 14 * f), shank)], 10)
     bones.shaft(p(-2 * f, 1, 28 * f), p(-4 * f, 0, length - 16 * f), front, TIBIA, 5 * f)
     bones.centre(
@@ -220,7 +220,7 @@ def _leg(bones: Skeleton, side: Side) -> None:
             Ellipsoid(p(-21 * f, 2, length), (7 * f, 11 * f, 15 * f), shank),
         ],
         0.5,
-        plate=Ellipsoid(p(-4 * f, 0, length - 18 * f), (21 * f, 18 * f, 1.1), shank),
+        plate=Ellipsoid(p(-4 * f, 0, length - 17 * f), (30 * f, 27 * f, 1.3), shank),
     )
     bones.shaft(
         p(33 * f, -15 * f, 32 * f),
@@ -263,7 +263,7 @@ def _arm(bones: Skeleton, side: Side) -> None:
     arm, f = bones.plan.arms[side], bones.size
     upper, fore = arm.upper.frame, arm.fore.frame
     p, front, length = _place(upper, side), upper.axes[1], arm.upper_length
-    plate = Ellipsoid(p(2 * f, 0, 24 * f), (21 * f, 20 * f, 1.2), upper)
+    plate = Ellipsoid(p(2 * f, 0, 24 * f), (30 * f, 28 * f, 1.4), upper)
     bones.centre([Ellipsoid(p(-4 * f, 0, 8 * f), (22 * f, 22 * f, 22 * f))], 0.4, plate=plate)
     bones.centre([Ellipsoid(p(15 * f, 3 * f, 14 * f), (11 * f, 15 * f, 16 * f), upper)], 2)
     bones.shaft(p(3 * f, 0, 22 * f), p(0, 0, length - 12 * f), front, HUMERUS, 0)
@@ -284,7 +284,7 @@ def _arm(bones: Skeleton, side: Side) -> None:
     bones.centre([Ellipsoid(p(-15 * f, -3 * f, length - 2 * f), (7 * f, 7 * f, 5 * f), fore)], 6)
     bones.centre([Ellipsoid(p(13 * f, 3 * f, 9 * f), (10 * f, 10 * f, 7 * f), fore)], 5, 15)
     bones.shaft(p(12 * f, 2 * f, 16 * f), p(10 * f, 0, length - 8 * f), front, RADIUS, -4 * f)
-    plate = Ellipsoid(p(10 * f, 0, length - 9 * f), (15 * f, 10 * f, 1.0), fore)
+    plate = Ellipsoid(p(10 * f, 0, length - 9 * f), (23 * f, 16 * f, 1.2), fore)
     bones.centre([Ellipsoid(p(10 * f, 0, length - 3 * f), (15 * f, 10 * f, 6.5 * f), fore)], 1, plate=plate)
 
 

@@ -19,13 +19,17 @@ from jdm_seg.synthesis.coarse import SmoothNoise
 from jdm_seg.synthesis.stir_oedema import OEDEMA_FROM, Oedema, add_oedema, sample_oedema
 from jdm_seg.synthesis.stir_scan import Readout, read_out, sample_readout
 from jdm_seg.synthesis.stir_signal import fat_null_ti, relative_signal, tissue_signals
+from jdm_seg.synthesis.stir_slices import Slices
 from jdm_seg.synthesis.tissue import Tissue, TissueMap
 from jdm_seg.volume import Spacing
 
 FloatArray = NDArray[np.float32]
 PHENOTYPES = ("void", "void_rim", "fluid")
 _RIM_MM = 2.5
-_SLOW_FLOW_MM = 25.0
+_FLOW_VOID = np.float32(0.08)
+"""What is left of the signal of fast blood: it leaves the slice before its echo (assumed)."""
+_SLOW_FLOW_MM, _TEXTURE_MM, _LOSS_MM, _SHADING_MM = 25.0, 7.0, 100.0, 110.0
+"""Half of the distance over which blood flow, tissue texture, inversion and shading change (assumed)."""
 
 
 @dataclass(frozen=True)
@@ -142,76 +146,64 @@ def acquire_stir(
     Raises:
         ValueError: If ``split`` does not divide the layers, or the deposits lie on another grid.
     """
-    axis = acquisition.readout.slice_axis
-    if split < 1 or tissue.first.shape[axis] % split:
-        raise ValueError(f"expected split to divide the {tissue.first.shape[axis]} layers, but got {split}")
-    for_tissue, for_oedema, for_readout = rng.spawn(3)
-    signal = tissue_to_signal(tissue, acquisition, for_tissue)
-    amount = add_oedema(signal, tissue, acquisition.oedema, for_oedema)
-    weights = _slice_profile(split, acquisition.slice_gap)
-    signal, amount = _across_slices(signal, weights, axis), _across_slices(amount, weights, axis)
-    spacing = [s * (split if a == axis else 1) for a, s in enumerate(tissue.spacing)]
-    size = (spacing[0], spacing[1], spacing[2])
+    slices = Slices(tissue, acquisition.readout.slice_axis, split, acquisition.slice_gap)
+    for_tissue, for_readout = rng.spawn(2)
+    signal, amount = body_signal(slices, acquisition, for_tissue)
     if calcinosis is not None:
         if calcinosis.occupancy.shape != signal.shape:
             raise ValueError(f"expected deposits of shape {signal.shape}, but got {calcinosis.occupancy.shape}")
-        signal = add_deposits(signal, calcinosis, acquisition, size)
+        signal = add_deposits(signal, calcinosis, acquisition, slices.spacing)
         amount *= 1 - calcinosis.occupancy
     if acquisition.cross_talk:
         kernel = [acquisition.cross_talk, 1 - 2 * acquisition.cross_talk, acquisition.cross_talk]
-        signal = ndimage.correlate1d(signal, kernel, axis=axis, mode="nearest")
-    image = read_out(signal, size, acquisition.readout, for_readout)
+        signal = ndimage.correlate1d(signal, kernel, axis=acquisition.readout.slice_axis, mode="nearest")
+    image = read_out(signal, slices.spacing, acquisition.readout, for_readout)
     return image, (amount >= OEDEMA_FROM).astype(np.uint8)
 
 
-def tissue_to_signal(tissue: TissueMap, acquisition: StirAcquisition, rng: np.random.Generator) -> FloatArray:
-    """Return the signal of healthy tissue relative to muscle and with its sign, on the grid of the map.
+def body_signal(
+    slices: Slices, acquisition: StirAcquisition, rng: np.random.Generator
+) -> tuple[FloatArray, FloatArray]:
+    """Return the signal of a body without deposits, relative to muscle and with its sign, and the oedema in it.
 
-    Inversion that is lost in places lets fat shine up there; dielectric shading darkens; fast blood is dark.
+    Fast blood is dark, oedema bright; inversion that is lost in places lets fat shine up; dielectric shading darkens.
+
+    Args:
+        slices: The body.
+        acquisition: The setting.
+        rng: Draws where all this is.
+
+    Returns:
+        The signal, and how far each voxel went from healthy to oedematous (0 to 1), on the scan's grid.
     """
-    shape, spacing = tissue.first.shape, tissue.spacing
-    generators = rng.spawn(4)
-    signal = tissue.mix(_table(acquisition.signal))
+    for_blood, for_oedema, for_loss, for_shading, for_texture = rng.spawn(5)
+    still = {name: value for name, value in acquisition.signal.items() if name != Tissue.BLOOD.name}
+    signal = slices.mean_of(still)
+    signal += acquisition.signal[Tissue.BLOOD.name] * _flowing(slices, acquisition.flow_void, for_blood)
+    amount = add_oedema(signal, slices, acquisition.oedema, for_oedema)
+
+    def field(generator: np.random.Generator, step_mm: float) -> FloatArray:
+        return SmoothNoise(generator, slices.shape, slices.spacing, step_mm).volume()
+
     if acquisition.inversion_loss:
-        field = SmoothNoise(generators[0], shape, spacing, 100.0).volume()
-        loss = acquisition.inversion_loss / (1 + np.exp(-2 * field))
-        signal += loss * tissue.mix(_table(acquisition.lost))
+        loss = acquisition.inversion_loss / (1 + np.exp(-2 * field(for_loss, _LOSS_MM)))
+        signal += loss * slices.mean_of(acquisition.lost)
     if acquisition.shading:
-        field = SmoothNoise(generators[1], shape, spacing, 110.0).volume()
-        signal *= 1 - np.float32(acquisition.shading) * np.clip(field, 0, 2)
-    blood = tissue.first == Tissue.BLOOD
-    if blood.any() and acquisition.flow_void:
-        field = SmoothNoise(generators[2], shape, spacing, _SLOW_FLOW_MM).volume()[blood]
-        fast = field < np.quantile(field, acquisition.flow_void)
-        signal[blood] *= np.where(fast, np.float32(0.08), np.float32(1))
+        signal *= 1 - np.float32(acquisition.shading) * np.clip(field(for_shading, _SHADING_MM), 0, 2)
     if acquisition.uneven:
-        signal *= 1 + np.float32(acquisition.uneven) * SmoothNoise(generators[3], shape, spacing, 7.0).volume()
-    return signal
+        signal *= 1 + np.float32(acquisition.uneven) * field(for_texture, _TEXTURE_MM)
+    return signal, amount
 
 
-def _table(values: dict[str, float]) -> FloatArray:
-    table = np.zeros(256, np.float32)
-    for code in Tissue:
-        table[code] = values[code.name]
-    return table
-
-
-def _slice_profile(split: int, gap: float) -> FloatArray:
-    """Return the weights of the layers of a slice: a box with the gap left out and soft edges."""
-    at = np.abs((np.arange(split) + 0.5) / split - 0.5)
-    weights = np.clip((0.5 * (1 - gap) - at) * split + 0.5, 0, 1) + 1e-6
-    profile: FloatArray = (weights / weights.sum()).astype(np.float32)
-    return profile
-
-
-def _across_slices(layers: FloatArray, weights: FloatArray, axis: int) -> FloatArray:
-    """Weigh the layers of each slice together."""
-    if len(weights) == 1:
-        return layers
-    shape = list(layers.shape)
-    shape[axis : axis + 1] = [shape[axis] // len(weights), len(weights)]
-    result: FloatArray = np.tensordot(layers.reshape(shape), weights, (axis + 1, 0))
-    return result
+def _flowing(slices: Slices, flow_void: float, rng: np.random.Generator) -> FloatArray:
+    """Return the share of each voxel that is blood, weighed with what flow leaves of its signal."""
+    share = slices.share_of(Tissue.BLOOD)
+    where = np.flatnonzero(share)
+    if where.size and flow_void:
+        field = SmoothNoise(rng, slices.shape, slices.spacing, _SLOW_FLOW_MM).volume().ravel()[where]
+        slow = np.clip((field - np.quantile(field, flow_void)) / 0.4 + 0.5, 0, 1)
+        share.reshape(-1)[where] *= _FLOW_VOID + (1 - _FLOW_VOID) * slow
+    return share
 
 
 def add_deposits(

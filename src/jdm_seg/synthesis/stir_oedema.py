@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from scipy import ndimage, special
 
 from jdm_seg.synthesis.coarse import SmoothNoise, blend, linear_weights, pooling_weights, spread
-from jdm_seg.synthesis.tissue import OUTSIDE, WHOLE, Tissue, TissueMap
+from jdm_seg.synthesis.stir_slices import Slices
+from jdm_seg.synthesis.tissue import OUTSIDE, Tissue
 
 FloatArray = NDArray[np.float32]
 
@@ -71,12 +72,12 @@ def sample_oedema(rng: np.random.Generator, muscle_signal: float, free_fluid_sig
     )
 
 
-def add_oedema(signal: FloatArray, tissue: TissueMap, oedema: Oedema, rng: np.random.Generator) -> FloatArray:
+def add_oedema(signal: FloatArray, slices: Slices, oedema: Oedema, rng: np.random.Generator) -> FloatArray:
     """Raise the signal where tissue is oedematous, in place.
 
     Args:
         signal: Relative to muscle, shape (X, Y, Z).
-        tissue: On the same grid.
+        slices: The body on the same grid.
         oedema: What to show.
         rng: Draws where.
 
@@ -84,56 +85,54 @@ def add_oedema(signal: FloatArray, tissue: TissueMap, oedema: Oedema, rng: np.ra
         How far each voxel's signal went from healthy to oedematous, 0 to 1, shape (X, Y, Z).
     """
     amount = np.zeros(signal.shape, np.float32)
-    generators = rng.spawn(3)
-    if oedema.muscle:
-        patches = _patches(tissue, oedema, oedema.muscle, generators[0]) * (tissue.first == Tissue.MUSCLE)
-        signal += patches * np.maximum(oedema.muscle_signal - signal, 0)
-        amount = patches
-    for share, shape, generator in (
-        (oedema.fascia, _along_fascia, generators[1]),
-        (oedema.subcutis, _net_under_skin, generators[2]),
+    for share, peak, shape, generator in (
+        (oedema.muscle, oedema.muscle_signal, _in_muscle, rng.spawn(1)[0]),
+        (oedema.fascia, oedema.fluid_signal, _along_fascia, rng.spawn(1)[0]),
+        (oedema.subcutis, oedema.fluid_signal, _net_under_skin, rng.spawn(1)[0]),
     ):
         if share:
-            fluid = shape(tissue, generator) * _patches(tissue, oedema, share, generator)
-            signal += fluid * np.maximum(oedema.fluid_signal - signal, 0)
-            amount = np.maximum(amount, fluid)
+            wet = shape(slices, generator)
+            wet *= _patches(slices, oedema, share, generator)
+            signal += wet * np.maximum(peak - signal, 0)
+            np.maximum(amount, wet, out=amount)
     return amount
 
 
-def _patches(tissue: TissueMap, oedema: Oedema, share: float, rng: np.random.Generator) -> FloatArray:
+def _patches(slices: Slices, oedema: Oedema, share: float, rng: np.random.Generator) -> FloatArray:
     """Return smooth patches that cover about ``share`` of the volume, 0 to 1, alike on both sides."""
-    noise = SmoothNoise(rng, tissue.first.shape, tissue.spacing, oedema.patch_mm / 2).volume()
+    noise = SmoothNoise(rng, slices.shape, slices.spacing, oedema.patch_mm / 2).volume()
     noise *= np.float32(np.sqrt(1 - _RAGGED**2))
-    noise += np.float32(_RAGGED) * SmoothNoise(rng, tissue.first.shape, tissue.spacing, 4.0).volume()
+    noise += np.float32(_RAGGED) * SmoothNoise(rng, slices.shape, slices.spacing, 4.0).volume()
     noise += np.float32(oedema.symmetry) * noise[::-1]
     noise /= np.float32(np.hypot(1, oedema.symmetry))
     border = np.float32(special.ndtri(1 - share))
     return np.clip((noise - border) / _FADE + 0.5, 0, 1)
 
 
-def _along_fascia(tissue: TissueMap, rng: np.random.Generator) -> FloatArray:
+def _in_muscle(slices: Slices, rng: np.random.Generator) -> FloatArray:
+    del rng  # its place is given
+    return slices.share_of(Tissue.MUSCLE)
+
+
+def _along_fascia(slices: Slices, rng: np.random.Generator) -> FloatArray:
     """Return 1 along fascia and a little beside it: fluid fills the plane between muscles."""
     del rng  # its place is given
-    fascia = (tissue.first == Tissue.FASCIA) * (WHOLE - tissue.share.astype(np.float32))
-    fascia += (tissue.second == Tissue.FASCIA) * tissue.share.astype(np.float32)
-    wide = ndimage.gaussian_filter(fascia / WHOLE, [1.0 / s for s in tissue.spacing], truncate=2)
+    wide = ndimage.gaussian_filter(slices.share_of(Tissue.FASCIA), [1.0 / s for s in slices.spacing], truncate=2)
     wide = np.clip(2 * wide, 0, 1)
-    wide[np.isin(tissue.first, OUTSIDE)] = 0
+    wide *= 1 - slices.share_of(*OUTSIDE)
     return np.asarray(wide, np.float32)
 
 
-def _net_under_skin(tissue: TissueMap, rng: np.random.Generator) -> FloatArray:
+def _net_under_skin(slices: Slices, rng: np.random.Generator) -> FloatArray:
     """Return the septa between fat lobules near the skin: where a noise of lobule size passes zero."""
-    noise = SmoothNoise(rng, tissue.first.shape, tissue.spacing, 5.0).volume()
-    net = np.clip(1.6 - np.abs(noise) / 0.22, 0, 1) * (tissue.first == Tissue.FAT)
+    net = np.clip(1.6 - np.abs(SmoothNoise(rng, slices.shape, slices.spacing, 5.0).volume()) / 0.22, 0, 1)
+    net *= slices.share_of(Tissue.FAT)
     # the outside, blurred over centimetres on coarse cells
-    down = [pooling_weights(n, s, _COARSE_MM) for n, s in zip(tissue.first.shape, tissue.spacing, strict=True)]
+    down = [pooling_weights(n, s, _COARSE_MM) for n, s in zip(slices.shape, slices.spacing, strict=True)]
     up = [
-        linear_weights(n, s, w.shape[0], _COARSE_MM)
-        for n, s, w in zip(tissue.first.shape, tissue.spacing, down, strict=True)
+        linear_weights(n, s, w.shape[0], _COARSE_MM) for n, s, w in zip(slices.shape, slices.spacing, down, strict=True)
     ]
-    outside = np.isin(tissue.first, OUTSIDE).astype(np.float32)
-    cells = np.stack([spread(plane, down[1], down[2]) for plane in outside])
+    cells = np.stack([spread(plane, down[1], down[2]) for plane in slices.share_of(*OUTSIDE)])
     cells = (down[0] @ cells.reshape(len(cells), -1)).reshape(-1, *cells.shape[1:])
     cells = ndimage.gaussian_filter(cells, _SURFACE_MM / _COARSE_MM, mode="nearest")
     for index in range(len(net)):

@@ -101,7 +101,7 @@ def paint_surroundings(
         _paint_covers(surroundings, canvas, envelope, noise)
     if surroundings.table is not None:
         _paint_table(plan, surroundings, canvas)
-    for step in _extras(plan, surroundings):
+    for step in draw_extras(plan, surroundings):
         canvas.paint(step)
 
 
@@ -146,7 +146,8 @@ def _paint_table(plan: Plan, surroundings: Surroundings, canvas: Canvas) -> None
                 canvas.cover(box, layer, tissue, air, thickness=thick)
 
 
-def _extras(plan: Plan, surroundings: Surroundings) -> list[Paint]:
+def draw_extras(plan: Plan, surroundings: Surroundings) -> list[Paint]:
+    """Return the steps that draw lines, tubes and metal parts."""
     rng = np.random.default_rng((surroundings.seed, 4))
     steps: list[Paint] = []
     for name in surroundings.extras:
