@@ -47,6 +47,8 @@ ORDER = (
     "synthesis.deposits",
     "synthesis.sites",
     "synthesis.forms",
+    "synthesis.lumps",
+    "synthesis.layers",
     "synthesis.calcinosis",
     "synthesis.lookalikes",
     "synthesis.overlay",

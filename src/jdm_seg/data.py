@@ -123,13 +123,6 @@ class CaseDataModule(LightningDataModule):
         config = self.config
         modality = as_modality(self.preprocess.modality)
         if config.backgrounds is not None:
-            if modality != "ct":
-                raise InputError(
-                    "data.backgrounds",
-                    expected="preprocess.modality ct",
-                    found=modality,
-                    remedy="train STIR on data.root for now",
-                )
             return split_by_subject(find_scans(config.backgrounds, modality), config.fold, config.folds, self.seed)
         assert config.root is not None
         manifest = manifest_path(config.root)
@@ -162,7 +155,8 @@ class CaseDataModule(LightningDataModule):
         inserting = self.config.backgrounds is not None
         self.training, self.validation = self.split()
         load = LoadCase(self.preprocess, host=inserting)
-        insert = InsertCalcinosisd(self.preprocess.spacing, probability=self.config.foreground_share)
+        modality = as_modality(self.preprocess.modality)
+        insert = InsertCalcinosisd(self.preprocess.spacing, probability=self.config.foreground_share, modality=modality)
         crop = CropPatchd(self.config.patch_size, self.config.foreground_share, air_value(self.preprocess))
         normal = Normalized()
         self._patches = PatchDataset(
@@ -172,7 +166,7 @@ class CaseDataModule(LightningDataModule):
         )
         fixed: list[Callable[[Any], Any]] = [load]
         if inserting:
-            always = InsertCalcinosisd(self.preprocess.spacing, probability=1.0)
+            always = InsertCalcinosisd(self.preprocess.spacing, probability=1.0, modality=modality)
             fixed.append(_SeededByCase(always, self.seed))
         self._scans = CacheDataset(self.validation, mt.Compose([*fixed, normal]), progress=False, num_workers=2)
 

@@ -10,7 +10,7 @@ be known apart from the outline. Three ways, the first that applies:
     mask: of anything else (thin sheets, nets) the mask, blurred, is scaled to the signal. As good as the mask is.
 
 Sharp kernels blur less than assumed here and undershoot beside a deposit; volumes of small lesions on them come out
-too large.
+too small.
 """
 
 from __future__ import annotations

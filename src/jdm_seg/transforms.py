@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from jdm_seg.body_mask import bounding_box, find_body
-from jdm_seg.cases import Case
+from jdm_seg.cases import Case, as_modality
 from jdm_seg.config import AugmentConfig, IntensityConfig, PreprocessConfig
 from jdm_seg.resample import axis_weights, resample
 from jdm_seg.synthesis.insert import HOST_KEYS, host_arrays
@@ -146,7 +146,9 @@ class LoadCase(mt.Transform):  # type: ignore[misc]
             "points": _lesion_points(label),
             "acquired_spacing": scan.to_canonical().spacing,
         }
-        return sample | (host_arrays(image, self.config.spacing) if self.host else {})
+        return sample | (
+            host_arrays(image, self.config.spacing, as_modality(self.config.modality)) if self.host else {}
+        )
 
 
 def _lesion_points(label: NDArray[np.uint8]) -> NDArray[np.int32]:

@@ -1,407 +1,361 @@
-"""Deposits: what is drawn follows its priors, and what is rendered has the volume, shape and place that was drawn."""
+"""Deposits: what is drawn follows its priors, and what is rendered is what was drawn."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict, replace
 
+import cc3d
 import numpy as np
 import pytest
-from scipy import ndimage
+from scipy import ndimage, stats
 
 from jdm_seg.synthesis.calcinosis import PATTERNS, Deposit, Priors, render_deposits, sample_deposits
-from jdm_seg.synthesis.fields import Noise, Walls, axes_of, blur_box, layer_share, sub_voxel_values
-from jdm_seg.synthesis.host import Host, build_host
-from jdm_seg.synthesis.sites import JOINTS, draw_pool, fits
+from jdm_seg.synthesis.fields import layer_share
+from jdm_seg.synthesis.host import build_host
+from jdm_seg.synthesis.sites import JOINTS
 from jdm_seg.synthesis.tissue import Region, Side, Tissue
 
 SPACING = (1.0, 1.0, 1.0)
+LAYERS = ("plaque", "sheet", "band", "net")
 
 
-def block(shape=(60, 60, 60), spacing=SPACING):
-    """Fat above a muscle half, a rod of bone in the muscle, air around."""
+def deposit(**changes):
+    base = Deposit("nodule", (20.0, 30.0, 20.0), radius=6, thickness=2, level=0, calcium=400, texture=0, seed=4)
+    if changes.get("pattern") in LAYERS:
+        base = replace(base, width=6.0)
+    return replace(base, **changes)
+
+
+def fat_block(shape=(40, 40, 40), spacing=SPACING):
+    """A block of fat with a muscle half below the middle of y and air around."""
     tissue = np.full(shape, Tissue.FAT, np.uint8)
     tissue[:, : shape[1] // 2] = Tissue.MUSCLE
-    tissue[shape[0] // 6 : shape[0] // 4, shape[1] // 6 : shape[1] // 4] = Tissue.CORTEX
     for axis in range(3):
         np.moveaxis(tissue, axis, 0)[[0, -1]] = Tissue.AIR
     return build_host(tissue, spacing)
 
 
-def uniform(shape=(48, 48, 48), spacing=SPACING):
-    """Nothing but fat: room for a deposit to be measured in."""
-    far = np.full(shape, 50, np.float32)
-    return Host(np.full(shape, Tissue.FAT, np.uint8), spacing, far, far, far)
+def two_limbs():
+    """A right and a left column of bone, muscle and fat; along z each of the fifteen regions in turn. 3 mm."""
+    x, y = np.meshgrid(np.arange(28) - 13.5, np.arange(28) - 13.5, indexing="ij")
+    r = 3 * np.hypot(x, y)
+    column = np.select([r < 7, r < 26, r < 38, r < 40], [Tissue.CORTEX, Tissue.MUSCLE, Tissue.FAT, Tissue.SKIN], 0)
+    tissue = np.repeat(np.concatenate([column, column])[..., None], 75, axis=2).astype(np.uint8)
+    host = build_host(tissue, (3.0, 3.0, 3.0))
+    region = np.broadcast_to(1 + np.arange(75) // 5, tissue.shape).astype(np.uint8)
+    side = np.where(np.arange(56) < 28, Side.LEFT, Side.RIGHT).astype(np.uint8)[:, None, None]
+    return replace(host, region=region, side=np.broadcast_to(side, tissue.shape))
 
 
-def deposit(**changes):
-    base = Deposit("nodule", (24.0, 24.0, 24.0), radius=6, thickness=2, level=0, calcium=400, texture=0, seed=4)
-    return replace(base, **changes)
+@pytest.fixture(scope="module")
+def drawn():
+    """The deposits of 500 positive scans."""
+    host = two_limbs()
+    return [sample_deposits(host, np.random.default_rng((7, number))) for number in range(500)]
 
 
-def placed(pattern):
-    """A deposit of each pattern where :func:`block` has room for it."""
-    centre = {"plaque": (30.0, 54.0, 30.0), "sheet": (30.0, 30.0, 30.0), "band": (30.0, 30.0, 30.0)}
-    level = {"plaque": 5.0}.get(pattern, 0.0)
-    width = {"plaque": 8.0, "sheet": 9.0, "band": 4.0, "net": 9.0}.get(pattern, 0.0)
-    return deposit(pattern=pattern, centre=centre.get(pattern, (30.0, 44.0, 30.0)), level=level, radius=10, width=width)
+@pytest.fixture(scope="module")
+def first_drawn(drawn):
+    """Those of them that mirror no other."""
+    return [[d for d in scan if d.mirrors is None] for scan in drawn]
 
 
-@pytest.mark.parametrize("fill", [1.0, 0.6])
+# --- what is drawn ---
+
+
+def test_counts_are_overdispersed_as_in_the_priors(first_drawn):
+    counts = np.array([len(scan) for scan in first_drawn])
+    assert counts.min() >= 1
+    assert counts.mean() == pytest.approx(6.3, abs=0.8)
+    # a negative binomial has a variance of mean + mean² / dispersion; every scan has one more than it
+    more = counts - 1
+    assert more.mean() ** 2 / (more.var() - more.mean()) == pytest.approx(1.1, abs=0.35)
+
+
+def test_four_of_five_scans_mix_patterns(drawn):
+    assert np.mean([len({d.pattern for d in scan}) > 1 for scan in drawn]) == pytest.approx(0.80, abs=0.05)
+
+
+def test_patterns_follow_their_weights(first_drawn):
+    patterns = [d.pattern for scan in first_drawn for d in scan]
+    for pattern, weight in zip(PATTERNS, Priors().weights, strict=True):
+        assert patterns.count(pattern) / len(patterns) == pytest.approx(weight, abs=0.035), pattern
+
+
+def test_nodules_have_log_normal_volumes(first_drawn):
+    logs = np.log([4 / 3 * np.pi * d.radius**3 for scan in first_drawn for d in scan if d.pattern == "nodule"])
+    assert np.exp(np.median(logs)) == pytest.approx(210, rel=0.2)
+    assert logs.std() == pytest.approx(1.5, abs=0.15)
+    assert stats.kstest(logs, stats.norm(np.log(210), 1.5).cdf).pvalue > 0.01
+
+
+def test_calcium_is_log_uniform(first_drawn):
+    logs = np.log([d.calcium for scan in first_drawn for d in scan])
+    assert stats.kstest(logs, stats.uniform(np.log(70), np.log(1100 / 70)).cdf).pvalue > 0.01
+    cores = [d.core for scan in first_drawn for d in scan]
+    assert np.mean(np.array(cores) > 0) == pytest.approx(0.2, abs=0.03)
+    assert max(cores) > 2800
+
+
+def test_sites_follow_their_weights(first_drawn):
+    """Periarticular ones lie at joints, whatever the weights."""
+    sites = Priors().sites
+    regions = [d.region for scan in first_drawn for d in scan if d.pattern != "periarticular"]
+    for name, weight in sites.items():
+        assert regions.count(name) / len(regions) == pytest.approx(weight / sum(sites.values()), abs=0.025), name
+    joints = {d.region for scan in first_drawn for d in scan if d.pattern == "periarticular"}
+    assert joints <= {joint.name for joint in JOINTS}
+
+
+def test_partners_lie_on_the_other_side_of_the_same_region(drawn):
+    chances = {True: [], False: []}
+    host = two_limbs()
+    middle = 28 * 3.0
+    for scan in drawn:
+        mirrored = {d.mirrors for d in scan}
+        for number, each in enumerate(scan, start=1):
+            if each.mirrors is None:
+                chances[each.pattern in LAYERS].append(number in mirrored)
+                continue
+            twin = scan[each.mirrors - 1]
+            assert (twin.pattern, twin.region) == (each.pattern, each.region)
+            assert (twin.centre[0] - middle) * (each.centre[0] - middle) < 0
+            reflected = np.array([2 * middle - twin.centre[0], *twin.centre[1:]])
+            assert np.linalg.norm(reflected - each.centre) < 25
+    assert np.mean(chances[True]) == pytest.approx(0.6, abs=0.05)
+    assert np.mean(chances[False]) == pytest.approx(0.3, abs=0.05)
+    without_sides = replace(host, side=None)
+    assert all(d.mirrors is None for s in range(5) for d in sample_deposits(without_sides, np.random.default_rng(s)))
+
+
+def test_patterns_are_centred_where_they_belong(drawn):
+    host = two_limbs()
+    for scan in drawn[:200]:
+        for each in scan:
+            at = tuple((np.array(each.centre) / 3).astype(int))
+            assert host.soft[at]
+            if each.pattern in ("plaque", "net"):
+                assert host.tissue[at] in (Tissue.SKIN, Tissue.FAT)
+            if each.pattern in ("sheet", "band"):
+                assert abs(host.muscle_mm[at]) <= 3
+            if each.pattern == "periarticular":
+                assert host.bone_mm[at] < 9
+            assert Region(host.region[at]).name == each.region
+
+
+def test_same_seed_same_deposits_and_a_record_replays_them():
+    host = two_limbs()
+    first, second = (sample_deposits(host, np.random.default_rng(7)) for _ in range(2))
+    assert first == second
+    assert sample_deposits(host, np.random.default_rng(8)) != first
+    record = json.loads(json.dumps([asdict(d) for d in first]))
+    read = tuple(Deposit(**{k: tuple(v) if isinstance(v, list) else v for k, v in d.items()}) for d in record)
+    assert read == first
+    a, b = render_deposits(first, host), render_deposits(read, host)
+    assert (a.occupancy == b.occupancy).all()
+    assert (a.calcium == b.calcium).all()
+
+
+def test_a_host_without_soft_tissue_gets_none():
+    host = build_host(np.full((20, 20, 20), Tissue.CORTEX, np.uint8), SPACING)
+    assert sample_deposits(host, np.random.default_rng(0)) == ()
+
+
+def test_priors_that_make_no_sense_are_refused():
+    with pytest.raises(ValueError, match="expected count_mean to be at least 1, but got 0"):
+        Priors(count_mean=0)
+    with pytest.raises(ValueError, match="expected weights of 7 patterns, but got 2"):
+        Priors(weights=(0.5, 0.5))
+
+
+# --- what is rendered ---
+
+
 @pytest.mark.parametrize("pattern", PATTERNS)
-def test_a_pattern_fills_soft_tissue_only_and_follows_its_label_rule(pattern, fill):
-    host = block()
-    calcinosis = render_deposits((replace(placed(pattern), fill=fill),), host)
+def test_a_pattern_fills_soft_tissue_only_and_follows_its_label_rule(pattern):
+    host = fat_block()
+    centre = (20.0, {"plaque": 34.0, "sheet": 20.0, "band": 20.0}.get(pattern, 29.0), 20.0)
+    item = deposit(pattern=pattern, centre=centre, level=5.0 if pattern == "plaque" else 0.0, radius=8)
+    calcinosis = render_deposits((item,), host)
     assert calcinosis.label.sum() > 5
-    assert (calcinosis.occupancy[~host.soft] == 0).all()
-    assert 0 <= calcinosis.occupancy.min() <= calcinosis.occupancy.max() <= 1 + 1e-6
+    assert ((calcinosis.occupancy >= 0) & (calcinosis.occupancy <= 1 + 1e-5)).all()
     assert ((calcinosis.occupancy >= 0.5) == (calcinosis.label == 1)).all()
     assert ((calcinosis.instances > 0) == (calcinosis.label == 1)).all()
     assert (calcinosis.calcium[calcinosis.occupancy == 0] == 0).all()
-    assert (calcinosis.occupancy > 0)[calcinosis.boxes[0]].sum() == (calcinosis.occupancy > 0).sum()
 
 
-@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (1.5, 1.5, 1.5), (1.0, 1.0, 3.0), (0.7, 0.9, 5.0)])
-@pytest.mark.parametrize("radius", [1.0, 2.0, 4.0, 9.0])
-def test_a_nodule_has_the_volume_that_was_drawn(spacing, radius):
-    """Stretch and waves change the outline, not the volume; the mean over seeds is within 2 %, each within 6 %."""
-    host = uniform(tuple(round(48 / s) for s in spacing), spacing)
+def test_bone_and_air_hold_nothing(drawn):
+    host = two_limbs()
+    for scan in drawn[:40]:
+        rendered = render_deposits(scan, host)
+        assert not rendered.occupancy[~host.soft].any()
+        assert not rendered.calcium[~host.soft].any()
+        assert rendered.occupancy.max() <= 1 + 1e-5
+        outside = np.ones(host.tissue.shape, bool)
+        for box in rendered.boxes:
+            if box is not None:
+                outside[box] = False
+        assert not rendered.occupancy[outside].any()
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (1.0, 1.0, 3.0), (2.0, 2.0, 2.0), (0.7, 0.9, 5.0)])
+@pytest.mark.parametrize("fill", [1.0, 0.5])
+def test_nodules_have_the_volume_that_was_drawn(spacing, fill):
+    tissue = np.full([round(60 / s) for s in spacing], Tissue.FAT, np.uint8)
+    host = build_host(tissue, spacing)
     ratios = []
-    for seed in range(6):
-        nodule = deposit(radius=radius, seed=seed, centre=(23.7 + 0.1 * seed, 24.0, 24.2))
-        filled = render_deposits((nodule,), host).occupancy.sum() * np.prod(spacing)
-        ratios.append(filled / (4 / 3 * np.pi * radius**3))
-    assert np.mean(ratios) == pytest.approx(1, abs=0.02)
-    assert np.ptp(ratios) < 0.06
+    for seed in range(24):
+        rng = np.random.default_rng(seed)
+        radius = float(np.exp(rng.uniform(np.log(1.0), np.log(12.0))))
+        item = deposit(centre=tuple(rng.uniform(28, 32, 3)), radius=radius, seed=seed, fill=fill)
+        measured = render_deposits((item,), host).occupancy.sum() * np.prod(spacing)
+        ratios.append(measured / (4 / 3 * np.pi * radius**3))
+    # grains are as many as chance has it in a small nodule; a solid one is what it is
+    assert np.mean(ratios) == pytest.approx(1, abs=0.03 if fill == 1 else 0.1)
+    if fill == 1:
+        assert np.abs(np.array(ratios) - 1).max() < 0.12
 
 
-def test_a_granular_nodule_has_the_mineral_that_was_drawn():
-    host = uniform()
-    ratios = []
-    for seed in range(12):
-        nodule = deposit(radius=6, seed=seed, fill=0.5, grain_mm=1.2)
-        ratios.append(render_deposits((nodule,), host).occupancy.sum() / (4 / 3 * np.pi * 216))
-    assert np.mean(ratios) == pytest.approx(1, abs=0.08)
-
-
-@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (1.5, 1.5, 1.5), (1.0, 1.0, 3.0)])
 @pytest.mark.parametrize("pattern", ["nodule", "periarticular", "tumoral"])
-def test_shares_of_voxels_agree_with_brute_force(pattern, spacing):
-    """The same deposit on a grid six times as fine along x and y, counted: the truth of partial volume."""
-    split = (6, 6, round(6 * spacing[2] / spacing[0]))
-    shape = tuple(round(36 / s) for s in spacing)
-    fine = tuple(s / n for s, n in zip(spacing, split, strict=True))
-    mass = pattern == "tumoral"
-    lump = deposit(pattern=pattern, radius=12 if mass else 5, thickness=0.8 if mass else 3, centre=(18.0, 18.3, 17.6))
-    coarse = render_deposits((lump,), uniform(shape, spacing)).occupancy
-    counted = render_deposits((lump,), uniform(tuple(n * k for n, k in zip(shape, split, strict=True)), fine))
-    x, y, z = shape
-    truth = (counted.occupancy >= 0.5).reshape(x, split[0], y, split[1], z, split[2]).mean(axis=(1, 3, 5))
-    touched = (coarse > 0) | (truth > 0)
-    assert coarse.sum() == pytest.approx(truth.sum(), rel=0.03 if pattern == "periarticular" else 0.02)
-    # septa thinner than a voxel are placed to within a part of it
-    assert np.abs(coarse - truth)[touched].mean() < (0.08 if mass else 0.02)
+def test_occupancy_is_the_share_of_a_voxel_that_is_inside(pattern):
+    """Against counting the points of a grid six times as fine, yes or no each."""
+    parts = 6
+    errors = []
+    for seed in range(3):
+        item = deposit(pattern=pattern, radius=9.0 if pattern == "tumoral" else 5.0, thickness=3.0, seed=seed)
+        item = replace(item, centre=(20.3, 20.6, 19.9), thickness=1.0 if pattern == "tumoral" else 3.0)
+        coarse = build_host(np.full((20, 20, 20), Tissue.FAT, np.uint8), (2.0, 2.0, 2.0))
+        fine = build_host(np.full((20 * parts,) * 3, Tissue.FAT, np.uint8), (2.0 / parts,) * 3)
+        counted = render_deposits((item,), fine).occupancy >= 0.5
+        counted = counted.reshape(20, parts, 20, parts, 20, parts).mean(axis=(1, 3, 5))
+        got = render_deposits((item,), coarse).occupancy
+        errors.append(np.abs(got - counted)[(got > 0) | (counted > 0)].mean())
+        assert got.sum() == pytest.approx(counted.sum(), rel=0.05)
+    assert np.mean(errors) < 0.03
 
 
-def test_a_sheet_follows_the_muscle_surface():
-    host = block()
-    sheet = deposit(pattern="sheet", centre=(30.0, 30.0, 30.0), radius=12, width=9, thickness=2)
-    rendered = render_deposits((sheet,), host)
-    assert np.abs(host.muscle_mm[rendered.label == 1]).max() <= 2.5
-    extent = np.ptp(np.argwhere(rendered.label), axis=0)
-    assert extent[0] > 10
-    assert extent[2] > 12
-    assert extent[1] <= 5
+def test_a_layer_thinner_than_a_voxel_fills_its_share():
+    distance = np.linspace(-4, 4, 801, dtype=np.float32)
+    for thickness in (0.3, 1.0, 3.0):
+        for width in (0.5, 1.0, 2.0):
+            assert layer_share(distance, thickness, width).sum() * 0.01 == pytest.approx(thickness, rel=0.02)
+            assert layer_share(distance, thickness, width).max() == pytest.approx(min(1, thickness / width), rel=0.01)
+
+
+@pytest.mark.parametrize("thickness", [0.7, 2.0])
+@pytest.mark.parametrize("step", [0.5, 1.0, 1.5])
+def test_a_sheet_is_as_thick_as_drawn(step, thickness):
+    tissue = np.full((round(60 / step),) * 3, Tissue.FAT, np.uint8)
+    tissue[: round(30 / step)] = Tissue.MUSCLE
+    host = build_host(tissue, (step, step, step))
+    middle = slice(round(25 / step), round(35 / step))
+    found = []
+    for seed in range(12):  # the thickness varies along a sheet; its mean does not
+        sheet = deposit(pattern="sheet", centre=(30.0,) * 3, radius=25, width=22.0, thickness=thickness, seed=seed)
+        found.append(render_deposits((sheet,), host).occupancy.sum(axis=0)[middle, middle].mean() * step)
+    assert np.mean(found) == pytest.approx(thickness, rel=0.1)
 
 
 @pytest.mark.parametrize(
     "spacing", [(0.5, 0.5, 0.5), (1.0, 1.0, 3.0), (1.5, 1.5, 1.5), (1.5, 5.0, 1.5), (2.0, 2.0, 2.0)]
 )
-def test_sheets_are_centred_on_the_muscle_surface_at_every_spacing(spacing):
-    shape = tuple(round(60 / s) for s in spacing)
-    tissue = np.full(shape, Tissue.FAT, np.uint8)
-    tissue[: shape[0] // 2] = Tissue.MUSCLE
+def test_sheets_lie_on_the_muscle_surface_at_every_spacing(spacing):
+    tissue = np.full([round(60 / s) for s in spacing], Tissue.FAT, np.uint8)
+    surface = tissue.shape[0] // 2
+    tissue[:surface] = Tissue.MUSCLE
     host = build_host(tissue, spacing)
-    pool = draw_pool(host, np.random.default_rng(0))
-    where = pool.index[fits(pool, "sheet", spacing), 0]
-    assert set(where) >= {shape[0] // 2 - 1, shape[0] // 2}
-    assert np.abs((where + 0.5) * spacing[0] - shape[0] // 2 * spacing[0]).max() < 3
+    sheet = deposit(pattern="sheet", centre=(30.0,) * 3, radius=20, width=15.0, thickness=1.5)
+    filled = render_deposits((sheet,), host).occupancy
+    x = (np.arange(tissue.shape[0]) + 0.5) * spacing[0]
+    profile = filled.sum(axis=(1, 2))
+    assert np.average(x, weights=profile) == pytest.approx(surface * spacing[0], abs=0.35)
+    assert np.ptp(x[profile > 0.02 * profile.max()]) <= 1.5 * 1.5 + 2 * max(spacing)
 
 
-@pytest.mark.parametrize("thickness", [0.5, 2.0])
-@pytest.mark.parametrize("step", [0.5, 1.0, 1.5])
-def test_a_sheet_is_as_thick_as_asked(step, thickness):
-    tissue = np.full((round(60 / step),) * 3, Tissue.FAT, np.uint8)
-    tissue[: round(30 / step)] = Tissue.MUSCLE
-    host = build_host(tissue, (step, step, step))
-    thicknesses = []
-    for seed in range(10):  # the thickness varies along a sheet; its mean does not
-        sheet = deposit(pattern="sheet", centre=(30.0, 30.0, 30.0), radius=28, width=28, thickness=thickness, seed=seed)
-        columns = render_deposits((sheet,), host).occupancy.sum(axis=0) * step
-        middle = slice(round(22 / step), round(38 / step))
-        thicknesses.append(columns[middle, middle].mean())
-    assert np.mean(thicknesses) == pytest.approx(thickness, rel=0.12)
+def test_a_sheet_is_long_and_its_extent_as_drawn():
+    host = fat_block((60, 60, 60))
+    sheet = deposit(pattern="sheet", centre=(30.0,) * 3, radius=20, width=8.0, thickness=3.0)
+    filled = np.argwhere(render_deposits((sheet,), host).label)
+    across, through, along = np.ptp(filled, axis=0)
+    assert 28 < along < 56
+    assert 10 < across < 28
+    assert through <= 6
 
 
-def test_a_net_stays_in_the_subcutis_and_is_lace():
-    host = block((80, 80, 80))
-    net = deposit(pattern="net", centre=(40.0, 60.0, 40.0), radius=25, width=25, thickness=1.2, grain_mm=8)
+def test_a_net_is_lace_in_the_subcutis():
+    host = fat_block((60, 60, 60))
+    net = deposit(pattern="net", centre=(30.0, 45.0, 30.0), radius=25, width=20.0, thickness=1.2, grain_mm=9.0)
     rendered = render_deposits((net,), host)
-    assert (host.tissue[rendered.occupancy > 0] == Tissue.FAT).all()
-    middle = rendered.occupancy[30:50, 50:70, 30:50]
-    assert 0.08 < middle.mean() < 0.35
-    assert (middle == 0).mean() > 0.25  # meshes are open
-    assert ndimage.label(middle > 0.2, np.ones((3, 3, 3)))[0].max() < 12  # and strands hang together
+    filled = rendered.occupancy > 0.2
+    assert (host.muscle_mm[filled] > 0).all()
+    hull = ndimage.binary_closing(filled, iterations=6)
+    assert 0.05 < filled.sum() / hull.sum() < 0.5
+    # strands hang together, and meshes are open
+    assert cc3d.statistics(cc3d.connected_components(filled))["voxel_counts"][1:].max() > 0.5 * filled.sum()
 
 
-def test_a_fluid_level_is_flat_and_follows_gravity():
-    host = replace(uniform((90, 90, 90)), down=(1.0, 0.0, 0.0))
-    mass = deposit(pattern="tumoral", centre=(45.0, 45.0, 45.0), radius=30, thickness=0.6, fluid_level=0.5)
+def test_a_plaque_follows_the_skin():
+    host = fat_block()
+    plaque = deposit(pattern="plaque", centre=(20.0, 36.0, 20.0), radius=10, width=7.0, level=3.0, thickness=1.5)
+    filled = render_deposits((plaque,), host).occupancy
+    depth = np.average(host.depth_mm, weights=filled)
+    assert depth == pytest.approx(3.0, abs=0.4)
+
+
+@pytest.mark.parametrize("down", [(0.0, -1.0, 0.0), (0.0, 1.0, 0.0), (1.0, 0.0, 0.0)])
+def test_liquid_stands_level_over_its_sediment(down):
+    host = replace(build_host(np.full((60,) * 3, Tissue.FAT, np.uint8), SPACING), down=down)
+    mass = deposit(pattern="tumoral", centre=(30.0,) * 3, radius=22, thickness=1.0, fluid_level=0.5, calcium=800)
     rendered = render_deposits((mass,), host)
-    assert rendered.fluid is not None
-    liquid = rendered.fluid > 0.9
-    sediment = (rendered.occupancy > 0.99) & (rendered.fluid < 0.05) & (rendered.calcium > 300)
-    assert liquid.sum() > 200
-    concentration = rendered.calcium[liquid] / rendered.occupancy[liquid]
-    assert 10 < concentration.min() <= concentration.max() < 90  # 20 to 100 HU at 120 kV
-    # along gravity (x grows) liquid gives way to sediment within a few voxels; the other way round only where the
-    # sediment of a locule lies on the septum above another one
-    sinking = liquid[:-5] & sediment[5:]
-    rising = sediment[:-5] & liquid[5:]
-    assert sinking.sum() > 200
-    assert rising.sum() < 0.3 * sinking.sum()
-    upright = render_deposits((mass,), replace(host, down=(0.0, -1.0, 0.0)))
-    assert ndimage.center_of_mass(rendered.fluid)[0] < ndimage.center_of_mass(upright.fluid)[0] - 1
-    assert ndimage.center_of_mass(upright.fluid)[1] > ndimage.center_of_mass(rendered.fluid)[1] + 1
+    axis, sign = int(np.argmax(np.abs(down))), -np.sign(sum(down))
+    height = sign * np.moveaxis(np.broadcast_to(np.arange(60.0), (60,) * 3), -1, axis)
+    liquid, sediment = rendered.fluid > 0.9, (rendered.occupancy > 0.9) & (rendered.fluid < 0.05)
+    assert liquid.sum() > 500
+    assert rendered.calcium[liquid].mean() < 100 < 600 < rendered.calcium[sediment].mean()
+    level = []
+    parts = cc3d.connected_components(liquid, connectivity=6)
+    for number in range(1, int(parts.max()) + 1):
+        inside = parts == number
+        if inside.sum() < 150:
+            continue
+        lowest = np.where(inside, height, np.inf).min(axis=axis)
+        lowest = lowest[np.isfinite(lowest)]
+        level.append(np.mean(np.abs(lowest - lowest.min()) <= 1))
+    assert np.median(level) > 0.55  # the rest stands on the walls of the locule
+    # the same mass has its liquid where up is
+    assert (height[liquid].mean() - height[rendered.occupancy > 0.9].mean()) > 2
 
 
-def test_no_fluid_is_no_array():
-    assert render_deposits((deposit(),), uniform()).fluid is None
+def test_masses_have_lucent_septa():
+    host = build_host(np.full((60,) * 3, Tissue.FAT, np.uint8), SPACING)
+    masses = [deposit(pattern="tumoral", centre=(30.0,) * 3, radius=20, thickness=t, seed=3) for t in (0.0, 1.2)]
+    without, parted = (render_deposits((mass,), host).occupancy for mass in masses)
+    inner = ndimage.binary_erosion(without > 0.99, iterations=3)
+    assert without[inner].mean() > 0.99
+    assert 0.4 < parted[inner].mean() < 0.97
+    assert parted[inner].min() < 0.4
 
 
-def test_a_core_reaches_the_density_asked_and_never_more_than_apatite():
-    rendered = render_deposits((deposit(radius=8, core=3000.0, calcium=900, texture=0.5),), uniform())
-    assert rendered.calcium.max() == pytest.approx(3000, rel=0.02)
-    dense = render_deposits((deposit(radius=8, calcium=3000, texture=0.5),), uniform())
-    assert dense.calcium.max() <= 3160
-
-
-def test_overlapping_deposits_keep_their_numbers():
-    first, second = deposit(radius=6), deposit(radius=4, centre=(31.0, 24.0, 24.0), seed=9)
-    rendered = render_deposits((first, second), uniform())
-    assert rendered.dominant[24, 24, 24] == 1
-    assert rendered.dominant[33, 24, 24] == 2
-    assert rendered.occupancy.max() <= 1 + 1e-6
-
-
-def test_a_deposit_beyond_the_grid_fills_nothing():
-    rendered = render_deposits((deposit(centre=(500.0, 0.0, 0.0)),), uniform())
-    assert rendered.occupancy.sum() == 0
-    assert rendered.boxes == (None,)
-
-
-def test_same_seed_same_deposits_and_a_record_replays_them():
-    host = block()
-    first, second = (sample_deposits(host, np.random.default_rng(7)) for _ in range(2))
-    assert first == second
-    assert sample_deposits(host, np.random.default_rng(8)) != first
-    read = [
-        {**d, "centre": tuple(d["centre"]), "axis": tuple(d["axis"])}
-        for d in json.loads(json.dumps([asdict(d) for d in first]))
+def test_cores_are_denser_than_the_rest_and_texture_keeps_the_mean():
+    host = build_host(np.full((40,) * 3, Tissue.FAT, np.uint8), SPACING)
+    core = render_deposits((deposit(centre=(20.0,) * 3, radius=12, core=2900.0),), host)
+    full = core.occupancy > 0.999
+    assert core.calcium[20, 20, 20] > 2500
+    assert np.median(core.calcium[full]) < 2000
+    uneven = [
+        render_deposits((deposit(centre=(20.0,) * 3, radius=12, texture=0.4, seed=s),), host).calcium[full].mean()
+        for s in range(12)
     ]
-    again = render_deposits(tuple(Deposit(**d) for d in read), host)
-    assert (again.calcium == render_deposits(first, host).calcium).all()
+    assert np.mean(uneven) == pytest.approx(400, rel=0.06)
 
 
-def test_a_host_without_soft_tissue_gets_nothing():
-    bone = np.full((10, 10, 10), Tissue.CORTEX, np.uint8)
-    assert sample_deposits(build_host(bone, SPACING), np.random.default_rng(0)) == ()
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [({"count_mean": 0.5}, "count_mean to be at least 1"), ({"weights": (1.0,)}, "weights of 7")],
-)
-def test_impossible_priors_are_named(changes, message):
-    with pytest.raises(ValueError, match=message):
-        Priors(**changes)
-
-
-# --- statistics of 500 drawn cases ---
-
-CASES = 500
-
-
-def everywhere_host():
-    """Every region on both sides, and every pattern possible in each: right is x above the middle."""
-    shape = (60, 45, 64)
-    rng = np.random.default_rng(0)
-    tissue = np.where(np.arange(shape[1])[None, :, None] % 9 < 5, Tissue.FAT, Tissue.MUSCLE)
-    tissue = np.broadcast_to(tissue, shape).astype(np.uint8)
-    region = np.broadcast_to(np.arange(shape[2]) // 4, shape).astype(np.uint8)  # 0 is NONE, 1..15 as coded
-    side = np.where(np.arange(shape[0])[:, None, None] < 30, Side.LEFT, Side.RIGHT)
-    depth = rng.uniform(2.5, 4.5, shape).astype(np.float32)
-    muscle = np.where(tissue == Tissue.FAT, rng.uniform(0.6, 0.9, shape), rng.uniform(-0.9, 0, shape))
-    near_bone = np.full(shape, 4, np.float32)
-    return Host(
-        tissue,
-        SPACING,
-        depth,
-        muscle.astype(np.float32),
-        near_bone,
-        np.ascontiguousarray(region),
-        np.broadcast_to(side, shape).astype(np.uint8),
-    )
-
-
-@pytest.fixture(scope="module")
-def drawn():
-    host = everywhere_host()
-    return [sample_deposits(host, np.random.default_rng((11, case))) for case in range(CASES)]
-
-
-@pytest.fixture(scope="module")
-def primary(drawn):
-    """Without mirrored partners."""
-    return [[d for d in case if d.mirrors is None] for case in drawn]
-
-
-def test_counts_follow_the_negative_binomial(primary):
-    counts = np.array([len(case) for case in primary])
-    priors = Priors()
-    mean = priors.count_mean
-    assert counts.min() == 1
-    assert counts.mean() == pytest.approx(mean, rel=0.1)
-    variance = (mean - 1) + (mean - 1) ** 2 / priors.count_dispersion
-    assert counts.var() == pytest.approx(variance, rel=0.3)
-    assert (counts == 1).mean() == pytest.approx(priors.single_chance, abs=0.04)
-
-
-def test_four_of_five_scans_mix_patterns(primary):
-    mixed = np.mean([len({d.pattern for d in case}) > 1 for case in primary])
-    assert mixed == pytest.approx(0.8, abs=0.05)
-
-
-def test_patterns_follow_their_weights(primary):
-    patterns = [d.pattern for case in primary for d in case]
-    shares = np.array([patterns.count(name) / len(patterns) for name in PATTERNS])
-    assert np.abs(shares - Priors().weights).max() < 0.045
-
-
-def test_nodules_are_log_normal_in_volume(primary):
-    volumes = np.array([4 / 3 * np.pi * d.radius**3 for case in primary for d in case if d.pattern == "nodule"])
-    assert len(volumes) > 300
-    assert np.exp(np.mean(np.log(volumes))) == pytest.approx(210, rel=0.2)
-    assert np.std(np.log(volumes)) == pytest.approx(1.5, rel=0.1)
-
-
-def test_calcium_is_log_uniform(primary):
-    calcium = np.array([d.calcium for case in primary for d in case])
-    place = (np.log(calcium) - np.log(70)) / (np.log(1100) - np.log(70))
-    assert 0 <= place.min() <= place.max() <= 1
-    assert np.histogram(place, 4, (0, 1))[0] / len(place) == pytest.approx(0.25, abs=0.03)
-    cores = np.array([d.core for case in primary for d in case])
-    assert (cores > 0).mean() == pytest.approx(Priors().core_share, abs=0.03)
-
-
-def test_sites_follow_their_weights(primary):
-    everywhere = [d for case in primary for d in case if d.pattern != "periarticular"]
-    weights = Priors().sites
-    for name, weight in weights.items():
-        share = np.mean([d.region == name for d in everywhere])
-        assert share == pytest.approx(weight / sum(weights.values()), abs=0.025), name
-    joints = {region.name for region in JOINTS}
-    assert {d.region for case in primary for d in case if d.pattern == "periarticular"} <= joints
-
-
-def test_partners_lie_mirrored_on_the_other_side(drawn):
-    layers = {"plaque", "sheet", "band", "net"}
-    counts = {True: [0, 0], False: [0, 0]}
-    for case in drawn:
-        partners = {d.mirrors for d in case} - {None}
-        for number, each in enumerate(case, start=1):
-            if each.mirrors is None:
-                counts[each.pattern in layers][0] += 1
-                counts[each.pattern in layers][1] += number in partners
-            else:
-                model = case[each.mirrors - 1]
-                assert each.pattern == model.pattern
-                assert each.region == model.region
-                assert (each.centre[0] < 30) != (model.centre[0] < 30)
-                # mirrored in x about the middle, the same along the body: as near as the pool has voxels
-                assert abs(each.centre[0] - (60 - model.centre[0])) < 9
-    assert counts[True][1] / counts[True][0] == pytest.approx(Priors().mirrored, abs=0.04)
-    assert counts[False][1] / counts[False][0] == pytest.approx(Priors().mirrored_nodule, abs=0.04)
-
-
-def test_a_region_without_the_other_side_gets_no_partner():
-    host = everywhere_host()
-    half = replace(host, side=np.full(host.tissue.shape, Side.RIGHT, np.uint8))
-    assert all(d.mirrors is None for case in range(20) for d in sample_deposits(half, np.random.default_rng(case)))
-
-
-def test_regions_are_unknown_where_the_host_knows_none():
-    assert {d.region for d in sample_deposits(block(), np.random.default_rng(1))} == {Region.NONE.name}
-
-
-# --- the machinery ---
-
-
-def test_noise_is_the_same_on_every_grid_and_of_unit_variance():
-    noise = Noise(3, 4.0)
-    box = (slice(10, 74), slice(0, 60), slice(5, 60))
-    values = noise.on(axes_of(box, SPACING))
-    assert values.mean() == pytest.approx(0, abs=0.15)
-    assert values.std() == pytest.approx(1, abs=0.12)
-    some = (np.array([0, 5, 63]), np.array([1, 50, 59]), np.array([3, 7, 50]))
-    assert noise.at(axes_of(box, SPACING), some).tolist() == values[some].tolist()
-    part = noise.on(axes_of((slice(20, 30), slice(4, 9), slice(5, 9)), SPACING))
-    assert (part == values[10:20, 4:9, 0:4]).all()
-    neighbours = np.corrcoef(values[:-1].ravel(), values[1:].ravel())[0, 1]
-    far = np.corrcoef(values[:-16].ravel(), values[16:].ravel())[0, 1]
-    assert neighbours > 0.9
-    assert abs(far) < 0.2
-
-
-def test_walls_are_as_far_apart_as_asked():
-    """A line meets 1.46 walls a cell width in a Poisson-Voronoi foam (stereology), fewer in a more regular one."""
-    step = 10.0 * 4 / 64  # as fine as the table
-    axes = axes_of((slice(0, 640), slice(0, 1), slice(0, 1)), (step, step, step))
-    line = (np.arange(640), np.zeros(640, int), np.zeros(640, int))
-    crossings = []
-    for seed in range(20):
-        values = Walls(seed, 10.0).at(axes, line)
-        assert values.min() >= 0
-        minima = (values[1:-1] < values[:-2]) & (values[1:-1] <= values[2:]) & (values[1:-1] < 0.7 * step)
-        crossings.append(minima.sum() / (640 * step) * 10)
-    assert 1.1 < np.mean(crossings) < 1.55
-
-
-@pytest.mark.parametrize("thickness", [0.3, 1.0, 2.5])
-def test_a_layer_keeps_its_volume_whatever_the_voxel(thickness):
-    distance = np.linspace(-6, 6, 4001, dtype=np.float32)
-    for width in (0.5, 1.0, 3.0):
-        assert np.trapezoid(layer_share(distance, thickness, width), distance) == pytest.approx(thickness, rel=0.01)
-
-
-def test_sub_voxels_are_interpolated_linearly():
-    values = np.random.default_rng(0).random((6, 7, 8), np.float32)
-    voxels = (np.array([2, 0, 5]), np.array([3, 6, 0]), np.array([4, 0, 7]))
-    found = sub_voxel_values(values, voxels, (2, 3, 2))
-    offsets = np.stack(np.meshgrid((-0.25, 0.25), (-1 / 3, 0, 1 / 3), (-0.25, 0.25), indexing="ij"), -1).reshape(-1, 3)
-    for row, voxel in zip(found, np.transpose(voxels), strict=True):
-        points = (voxel + offsets).T
-        assert row == pytest.approx(ndimage.map_coordinates(values, points, order=1, mode="nearest"), abs=1e-5)
-    assert sub_voxel_values(values[::2, :, ::2], (np.array([1]),) * 3, (1, 1, 1)) == values[2, 1, 2]
-
-
-def test_blurring_a_box_is_blurring_the_whole():
-    """Against SciPy, at the border of the grid and inside it."""
-    grid = np.zeros((50, 40, 70), np.float32)
-    grid[0:4, 20:25, 30:36] = np.random.default_rng(0).random((4, 5, 6))
-    fwhm, spacing = (3.0, 2.0, 4.0), (1.0, 1.0, 1.5)
-    box = (slice(0, 14), slice(10, 35), slice(20, 46))
-    blurred = blur_box(grid[box], box, grid.shape, fwhm, spacing)
-    sigma = [f / 2.3548 / s for f, s in zip(fwhm, spacing, strict=True)]
-    radius = [int(np.ceil(3 * s + 0.5)) for s in sigma]
-    assert np.abs(blurred - ndimage.gaussian_filter(grid, sigma, mode="nearest", radius=radius)[box]).max() < 1e-6
+def test_a_voxel_belongs_to_the_deposit_that_fills_most_of_it():
+    host = build_host(np.full((40,) * 3, Tissue.FAT, np.uint8), SPACING)
+    pair = (deposit(centre=(14.0, 20.0, 20.0)), deposit(centre=(26.0, 20.0, 20.0), seed=9))
+    rendered = render_deposits(pair, host)
+    alone = np.stack([render_deposits((each,), host).occupancy for each in pair])
+    np.testing.assert_array_equal(rendered.occupancy, alone.max(axis=0))
+    apart = alone[0] != alone[1]
+    assert (rendered.dominant[apart] == alone.argmax(axis=0)[apart] + 1).all()
+    assert set(np.unique(rendered.instances)) == {0, 1, 2}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,8 +10,10 @@ from numpy.typing import NDArray
 
 from jdm_seg.synthesis.deposits import PATTERNS, SOLID_MG, Deposit, Priors
 from jdm_seg.synthesis.fields import Box
-from jdm_seg.synthesis.forms import fill_deposit
+from jdm_seg.synthesis.forms import Filled
 from jdm_seg.synthesis.host import Host
+from jdm_seg.synthesis.layers import fill_layer, fill_net
+from jdm_seg.synthesis.lumps import fill_cluster, fill_mass, fill_nodule
 from jdm_seg.synthesis.sites import Pool, choose, draw_pool, fits, mirror
 from jdm_seg.synthesis.tissue import Region
 from jdm_seg.volume import Spacing
@@ -22,6 +25,15 @@ FloatArray = NDArray[np.float32]
 LABEL_RULE = "1 where calcinosis (mineral, paste or fluid of a deposit) fills at least half of the voxel, else 0"
 _NODULE_MM3 = (0.5, 30_000.0)
 """A micro-nodule of 1 mm to a lump of 4 cm; beyond, a deposit counts as tumoral."""
+_FILL: dict[str, Callable[[Deposit, Host], Filled | None]] = {
+    "nodule": fill_nodule,
+    "plaque": fill_layer,
+    "sheet": fill_layer,
+    "tumoral": fill_mass,
+    "net": fill_net,
+    "periarticular": fill_cluster,
+    "band": fill_layer,
+}
 _LAYERS = ("plaque", "sheet", "band", "net")
 """Patterns that are described as symmetrical."""
 _NEW_PATTERN = 3.0
@@ -248,7 +260,7 @@ def render_deposits(deposits: tuple[Deposit, ...], host: Host) -> Calcinosis:
     fluid = np.zeros(shape, np.float32) if any(deposit.fluid_level for deposit in deposits) else None
     boxes: list[Box | None] = []
     for number, deposit in enumerate(deposits, start=1):
-        filled = fill_deposit(deposit, host)
+        filled = _FILL[deposit.pattern](deposit, host)
         boxes.append(None if filled is None else filled.box)
         if filled is None:
             continue

@@ -96,7 +96,7 @@ def layer_share(distance: FloatArray, thickness: FloatArray | float, width: floa
 
 
 def mean_width(spacing: Iterable[float]) -> float:
-    """Return how wide a box of these sides is across, on average over all directions: the root mean square of its sides.
+    """Return how wide a box of these sides is, averaged over all directions: the root mean square of its sides.
 
     The interval of this width has the variance of the box's profile along a direction, averaged over directions; for a
     cube that is its side, whatever the direction.
