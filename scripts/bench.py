@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterator
+from functools import partial
+from itertools import cycle
 from pathlib import Path
 
 import nibabel as nib
@@ -18,9 +23,9 @@ from jdm_seg.inference.sliding_window import predict_logits
 from jdm_seg.lesions import label_lesions
 from jdm_seg.networks import SpaceToDepthUNet, as_levels
 from jdm_seg.resample import axis_weights, resample
-from jdm_seg.synthesis.calcinosis import render_deposits, sample_deposits
-from jdm_seg.synthesis.host import build_host
-from jdm_seg.synthesis.insert import insert_ct, sample_scan_blur
+from jdm_seg.synthesis.host import Host
+from jdm_seg.synthesis.insert import HOST_KEYS, SCAN_KEY, InsertCalcinosisd
+from jdm_seg.synthesis.scene import render_scene, sample_scene
 from jdm_seg.synthesis.tissue import Tissue
 from jdm_seg.volume import Volume, read_volume, write_volume
 
@@ -115,19 +120,56 @@ def bench_lesions() -> None:
 
 
 def bench_insertion() -> None:
-    """Draw, render and insert deposits in one 96³ patch."""
-    tissue = np.full((96, 96, 96), Tissue.FAT, np.uint8)
-    tissue[:, 30:] = Tissue.MUSCLE
-    tissue[:3] = Tissue.AIR
-    host = build_host(tissue, (1.5, 1.5, 1.5))
-    hu = np.zeros(tissue.shape, np.int16)
-    rng = np.random.default_rng(0)
+    """Draw, render, blend and label deposits and look-alikes in 96³ patches of drawn bodies, as a loader does."""
+    for step in (1.5, 1.0):
+        spacing, rng = (step, step, step), np.random.default_rng(0)
+        samples = [
+            insertion_sample(render_scene(sample_scene(rng, view), spacing, (96, 96, 96)).host, rng)
+            for view in ("limb", "limb", "limb", "trunk")
+        ]
+        transform = InsertCalcinosisd(spacing).set_random_state(0)
+        insert = partial(_insert_next, transform, cycle(samples))
+        print(f"{f'insert in a 96³ patch of {step} mm':34} {median_ms(insert, 200):9.1f} ms")
 
-    def insert() -> object:
-        calcinosis = render_deposits(sample_deposits(host, rng), host)
-        return insert_ct(hu, calcinosis, host, sample_scan_blur(rng, (1.0, 1.0, 3.0)))
 
-    print(f"{'insert deposits in a 96³ patch':34} {median_ms(insert, 30):9.1f} ms")
+def _insert_next(transform: InsertCalcinosisd, patches: Iterator[dict[Hashable, object]]) -> object:
+    return transform(next(patches))
+
+
+def insertion_sample(host: Host, rng: np.random.Generator) -> dict[Hashable, object]:
+    """Return a host as a loader hands it over, with CT numbers made up for it."""
+    background = np.select([host.tissue == Tissue.AIR, host.tissue == Tissue.FAT], [-1000, -100], 50)
+    arrays = dict(zip(HOST_KEYS, (host.tissue, host.depth_mm, host.muscle_mm, host.bone_mm, background), strict=True))
+    image = (background + rng.normal(0, 12, background.shape)).astype(np.float32)
+    sample: dict[Hashable, object] = {key: np.asarray(array)[None] for key, array in arrays.items()}
+    return {**sample, "image": image[None], SCAN_KEY: np.array([1.2, 0.0])}
+
+
+_ONE_CASE = """
+import json, resource, sys, time
+from jdm_seg.synthesis.recipe import PRESETS, synthesize_body
+begin = time.perf_counter()
+case = synthesize_body(sys.argv[1], PRESETS[sys.argv[1], sys.argv[2]], (int(sys.argv[3]), 0))
+seconds = time.perf_counter() - begin
+body = case.record["recipe"]["scene"]["body"]
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+print(json.dumps([seconds, peak, list(case.image.shape), round(body["age"])]))
+"""
+
+
+def bench_synthesis() -> None:
+    """Make whole cases, each in a process of its own, which also tells its peak memory."""
+    for modality, preset, seeds in (("ct", "limb", 5), ("ct", "trunk", 3), ("ct", "whole", 3), ("stir", "whole", 1)):
+        rows = []
+        for seed in range(seeds):
+            call = [sys.executable, "-c", _ONE_CASE, modality, preset, str(seed)]
+            rows.append(json.loads(subprocess.run(call, check=True, capture_output=True, text=True).stdout))
+        seconds, peaks = [r[0] for r in rows], [r[1] for r in rows]
+        name = f"synthesize one {modality} {preset}"
+        print(
+            f"{name:34} {np.median(seconds):9.1f} s    (slowest {max(seconds):.1f} s; peak {max(peaks):.1f} GB; "
+            f"{rows[-1][2]}, {rows[-1][3]} years)"
+        )
 
 
 def main() -> None:
@@ -137,6 +179,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         bench_files(Path(folder))
     bench_insertion()
+    bench_synthesis()
     bench_network()
     bench_window()
     bench_grid()

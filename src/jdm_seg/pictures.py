@@ -64,17 +64,19 @@ def write_contact_sheet(path: Path, cases: Iterable[tuple[Volume, NDArray[Any]]]
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(15, 14.5), dpi=80, facecolor="black", layout="constrained")
+    # only slices are kept: twelve whole bodies would not fit into memory
+    tiles = [(scan.name, *_fullest_slice(scan, mask)) for scan, mask in itertools.islice(cases, SHEET_CASES)]
+    rows = max(1, -(-len(tiles) // 2))
+    figure = Figure(figsize=(15, 2.4 * rows + 0.1), dpi=80, facecolor="black", layout="constrained")
     FigureCanvasAgg(figure)
-    grid = figure.subplots(6, 4).ravel()
+    grid = figure.subplots(rows, 4, squeeze=False).ravel()
     for axes in grid:
         axes.set_axis_off()
-    for number, (scan, mask) in enumerate(itertools.islice(cases, SHEET_CASES)):
-        picture, outline, aspect = _fullest_slice(scan, mask)
+    for number, (name, picture, outline, aspect) in enumerate(tiles):
         limits = (-160.0, 400.0) if modality == "ct" else (0.0, float(np.percentile(picture, 99.5)) or 1.0)
         _draw(grid[2 * number], picture, np.zeros_like(outline), limits, aspect)
         _draw(grid[2 * number + 1], picture, outline, limits, aspect)
-        grid[2 * number].set_title(scan.name, color="white", fontsize=7)
+        grid[2 * number].set_title(name, color="white", fontsize=7)
     with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png")
 
@@ -84,7 +86,7 @@ def _fullest_slice(scan: Volume, mask: NDArray[Any]) -> tuple[NDArray[Any], NDAr
     axis = 2 - int(np.argmax(scan.spacing[::-1]))
     picture, outline = project(scan.array, mask, axis, maximum=False)
     across, up = (s for a, s in enumerate(scan.spacing) if a != axis)
-    return picture, outline, up / across
+    return np.array(picture), np.array(outline), up / across
 
 
 def project(

@@ -110,7 +110,7 @@ def test_sites_follow_their_weights(first_drawn):
 
 def test_partners_lie_on_the_other_side_of_the_same_region(drawn):
     chances = {True: [], False: []}
-    host = two_limbs()
+    host, away = two_limbs(), []
     middle = 28 * 3.0
     for scan in drawn:
         mirrored = {d.mirrors for d in scan}
@@ -122,9 +122,11 @@ def test_partners_lie_on_the_other_side_of_the_same_region(drawn):
             assert (twin.pattern, twin.region) == (each.pattern, each.region)
             assert (twin.centre[0] - middle) * (each.centre[0] - middle) < 0
             reflected = np.array([2 * middle - twin.centre[0], *twin.centre[1:]])
-            assert np.linalg.norm(reflected - each.centre) < 25
+            away.append(np.linalg.norm(reflected - each.centre))
     assert np.mean(chances[True]) == pytest.approx(0.6, abs=0.05)
     assert np.mean(chances[False]) == pytest.approx(0.3, abs=0.05)
+    assert np.median(away) < 10  # a region is 15 mm long and 80 mm wide
+    assert np.quantile(away, 0.95) < 25
     without_sides = replace(host, side=None)
     assert all(d.mirrors is None for s in range(5) for d in sample_deposits(without_sides, np.random.default_rng(s)))
 
@@ -275,11 +277,11 @@ def test_sheets_lie_on_the_muscle_surface_at_every_spacing(spacing):
 
 def test_a_sheet_is_long_and_its_extent_as_drawn():
     host = fat_block((60, 60, 60))
-    sheet = deposit(pattern="sheet", centre=(30.0,) * 3, radius=20, width=8.0, thickness=3.0)
+    sheet = deposit(pattern="sheet", centre=(30.0,) * 3, radius=16, width=7.0, thickness=3.0)
     filled = np.argwhere(render_deposits((sheet,), host).label)
     across, through, along = np.ptp(filled, axis=0)
-    assert 28 < along < 56
-    assert 10 < across < 28
+    assert 22 < along < 46
+    assert 10 < across < along
     assert through <= 6
 
 
@@ -290,7 +292,7 @@ def test_a_net_is_lace_in_the_subcutis():
     filled = rendered.occupancy > 0.2
     assert (host.muscle_mm[filled] > 0).all()
     hull = ndimage.binary_closing(filled, iterations=6)
-    assert 0.05 < filled.sum() / hull.sum() < 0.5
+    assert 0.05 < rendered.occupancy[hull].mean() < 0.4
     # strands hang together, and meshes are open
     assert cc3d.statistics(cc3d.connected_components(filled))["voxel_counts"][1:].max() > 0.5 * filled.sum()
 
@@ -343,11 +345,12 @@ def test_cores_are_denser_than_the_rest_and_texture_keeps_the_mean():
     full = core.occupancy > 0.999
     assert core.calcium[20, 20, 20] > 2500
     assert np.median(core.calcium[full]) < 2000
-    uneven = [
-        render_deposits((deposit(centre=(20.0,) * 3, radius=12, texture=0.4, seed=s),), host).calcium[full].mean()
-        for s in range(12)
-    ]
-    assert np.mean(uneven) == pytest.approx(400, rel=0.06)
+    uneven = []
+    for seed in range(12):
+        item = render_deposits((deposit(centre=(20.0,) * 3, radius=12, texture=0.4, seed=seed),), host)
+        uneven.append(item.calcium[item.occupancy > 0.999])
+    assert np.log(uneven[0]).std() == pytest.approx(0.4, rel=0.2)
+    assert np.mean([values.mean() for values in uneven]) == pytest.approx(400, rel=0.06)
 
 
 def test_a_voxel_belongs_to_the_deposit_that_fills_most_of_it():

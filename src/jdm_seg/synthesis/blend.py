@@ -104,7 +104,7 @@ def sample_scan_blur(rng: np.random.Generator, acquired: Spacing, measured: floa
         psf_mm=(in_plane, in_plane, max(in_plane, float(acquired[2] * rng.uniform(0.8, 1.2)))),
         noise_hu=0.0,
         grain_mm=1.0,
-        overshoot=float(rng.uniform(0.3, 1.1)) if rng.random() < 0.2 else 0.0,
+        overshoot=float(rng.uniform(0.7, 1.5)) if rng.random() < 0.2 else 0.0,
         hu={},
         matrix_hu=float(rng.uniform(0, 30)),
     )
@@ -267,10 +267,11 @@ def _groups(calcinosis: Calcinosis) -> list[tuple[list[int], Box]]:
 
 def _grown(box: Box, acquisition: CtAcquisition, host: Host) -> Box:
     """Return the box with a margin that blur and overshoot reach into."""
-    margin = np.ceil(blur_reach(acquisition.psf_mm) * (1.5 if acquisition.overshoot else 1) / host.spacing).astype(int)
+    wide = 1.5 if acquisition.overshoot else 1.0
+    margin = blur_reach(_triple(wide * np.asarray(acquisition.psf_mm)), host.spacing)
     x, y, z = (
         slice(max(0, side.start - m), min(n, side.stop + m))
-        for side, m, n in zip(box, margin.tolist(), host.tissue.shape, strict=True)
+        for side, m, n in zip(box, margin, host.tissue.shape, strict=True)
     )
     return x, y, z
 

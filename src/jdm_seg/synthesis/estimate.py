@@ -20,7 +20,8 @@ _SKIN_MM = 1.8
 _FAT_HU = -25.0
 """Half-way between fat and muscle."""
 _GAS_HU = -400.0
-_LUNG_MM3 = 30_000.0
+_LUNG_MM3 = 100_000.0
+"""Less gas than this is gut or airway; it makes no difference to deposits."""
 _GAP_MM = 4.0
 """Gaps of skin folds and nostrils are narrower than twice this; gut gas and airways are wider somewhere."""
 _EDGE_MM = 2.5
@@ -187,6 +188,10 @@ def estimate_stir_tissue(signal: NDArray[Any], spacing: Spacing) -> tuple[NDArra
     body = outline_body(signal, spacing, "stir")
     values = signal.astype(np.float32)
     smooth = ndimage.gaussian_filter(values, [min(1.2 / s, 1.0) for s in spacing], truncate=2.5)
+    # the outline errs outwards; noise outside averages to 1.25 of its strength, skin is brighter and closes the body
+    noise = _stir_noise(values, body)
+    bright = body & (smooth > 2.2 * noise)
+    body &= np.stack([ndimage.binary_fill_holes(bright[..., k]) for k in range(bright.shape[2])], axis=-1)
     inside = smooth[body]
     # the receive field falls with depth: compare with what is around
     around = ndimage.uniform_filter(np.where(body, np.minimum(smooth, np.percentile(inside, 95)), 0), _window(spacing))
@@ -197,17 +202,16 @@ def estimate_stir_tissue(signal: NDArray[Any], spacing: Spacing) -> tuple[NDArra
     tissue = np.where(body, Tissue.MUSCLE, Tissue.AIR).astype(np.uint8)
     tissue[fat] = Tissue.FAT
     tissue[fluid] = Tissue.FLUID
-    tissue[body & (distance(body, spacing) <= _SKIN_MM)] = Tissue.SKIN
+    tissue[body & (distance(body, spacing) <= _SKIN_MM + min(spacing))] = Tissue.SKIN  # blur widens the body
     muscle = values[tissue == Tissue.MUSCLE]
-    level = float(np.median(muscle)) if muscle.size else float(np.median(inside))
-    return tissue, (level, _stir_noise(values, body, level))
+    return tissue, (float(np.median(muscle if muscle.size else inside)), noise)
 
 
 def _window(spacing: Spacing) -> list[int]:
     return [2 * max(1, round(20 / s)) + 1 for s in spacing]
 
 
-def _stir_noise(values: FloatArray, body: NDArray[np.bool_], level: float) -> float:
+def _stir_noise(values: FloatArray, body: NDArray[np.bool_]) -> float:
     """Estimate the noise from air, whose magnitudes follow Rayleigh: the mean is 1.25 standard deviations.
 
     Where air was set to 0, as vendors do, from differences of neighbours in the body.
@@ -217,4 +221,4 @@ def _stir_noise(values: FloatArray, body: NDArray[np.bool_], level: float) -> fl
     if air.size > 1000:
         return float(air.mean() / 1.2533)
     step = np.abs(np.diff(values, axis=0))[body[1:] & body[:-1]]
-    return float(np.median(step) / 0.954) if step.size else 0.05 * level
+    return float(np.median(step) / 0.954) if step.size else 0.0

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from jdm_seg.synthesis.ct_blur import gaussian_weights
 from jdm_seg.volume import Spacing
 
 FloatArray = NDArray[np.float32]
@@ -28,7 +29,6 @@ _NOISE_SIDE = 128
 _CELLS = 4
 """Cells along each side of the wall table; it repeats after so many cells."""
 _WALL_SIDE = 64
-_FWHM_TO_SIGMA = 1 / 2.3548
 _BLOCK = 32
 
 
@@ -236,9 +236,7 @@ def blur_box(values: FloatArray, box: Box, shape: tuple[int, ...], fwhm_mm: Spac
     """
     for axis, (side, n, width, s) in enumerate(zip(box, shape, fwhm_mm, spacing, strict=True)):
         blurred = np.empty_like(values)
-        for rows, columns, weight in _blur_weights(
-            values.shape[axis], width * _FWHM_TO_SIGMA / s, side.start == 0, side.stop == n
-        ):
+        for rows, columns, weight in _blur_weights(values.shape[axis], width, s, side.start == 0, side.stop == n):
             if axis == 0:
                 near = values[columns]
                 blurred[rows] = (weight @ near.reshape(len(near), -1)).reshape(-1, *near.shape[1:])
@@ -250,16 +248,18 @@ def blur_box(values: FloatArray, box: Box, shape: tuple[int, ...], fwhm_mm: Spac
     return values
 
 
-def blur_reach(fwhm_mm: Spacing) -> NDArray[np.float64]:
-    """Return how far, in mm along each axis, :func:`blur_box` carries anything: three standard deviations."""
-    return 3.0 * _FWHM_TO_SIGMA * np.asarray(fwhm_mm)
+def blur_reach(fwhm_mm: Spacing, spacing: Spacing) -> tuple[int, int, int]:
+    """Return how many voxels :func:`blur_box` carries anything along each axis."""
+    x, y, z = (len(gaussian_weights(width, step)) // 2 for width, step in zip(fwhm_mm, spacing, strict=True))
+    return x, y, z
 
 
-def _blur_weights(n: int, sigma: float, repeat_low: bool, repeat_high: bool) -> list[tuple[slice, slice, FloatArray]]:
-    """Weights of a Gaussian cut at three standard deviations, in blocks of rows with the columns they need."""
-    reach = int(np.ceil(3 * sigma + 0.5))
-    weight = np.exp(-0.5 * (np.arange(-reach, reach + 1) / max(sigma, 1e-3)) ** 2)
-    weight /= weight.sum()
+def _blur_weights(
+    n: int, fwhm_mm: float, step: float, repeat_low: bool, repeat_high: bool
+) -> list[tuple[slice, slice, FloatArray]]:
+    """Weights of a scanner's blur, in blocks of rows with the columns they need."""
+    weight = gaussian_weights(fwhm_mm, step)
+    reach = len(weight) // 2
     # cutting the flat strip into rows that are one entry shorter moves the kernel one column on in every row
     strip = np.zeros((n, n + 2 * reach + 1), np.float32)
     strip[:, : 2 * reach + 1] = weight

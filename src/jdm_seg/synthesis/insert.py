@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from monai.config.type_definitions import KeysCollection
 from monai.transforms import MapTransform, Randomizable
 from numpy.typing import NDArray
 from scipy import ndimage
+from threadpoolctl import ThreadpoolController
 
 from jdm_seg.cases import Modality
 from jdm_seg.synthesis.blend import (
@@ -51,8 +53,9 @@ HOST_KEYS = ("tissue", "depth_mm", "muscle_mm", "bone_mm", "background")
 SCAN_KEY = "scan_levels"
 """What it needs to know of the scan as a whole: blur in mm for CT (0 unknown); muscle and noise for STIR."""
 
-_VISIBLE_HU = 80
-"""A deposit that adds less on average drowns in the noise and fat of a low-dose scan."""
+_VISIBLE_HU = (80.0, 110.0)
+"""A deposit that adds less than the first on average drowns in the noise of a low-dose scan; one that reads less than
+the second is as grey as muscle, vessels and tendons in fat."""
 _VISIBLE_NOISES = 1.5
 """On STIR: a deposit that changes the signal by fewer standard deviations of the noise on average."""
 _SMOOTH_MM = 0.8
@@ -148,7 +151,11 @@ class InsertCalcinosisd(MapTransform, Randomizable):  # type: ignore[misc]
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return a copy of the sample with deposits in its image and a label beside it."""
-        sample = dict(data)
+        # products of small matrices by the hundred: threads of a BLAS cost three times what they compute
+        with _blas().limit(limits=1, user_api="blas"):
+            return self._inserted(dict(data))
+
+    def _inserted(self, sample: dict[Hashable, Any]) -> dict[Hashable, Any]:
         rng = np.random.default_rng(self.R.randint(2**31))
         image = np.asarray(sample[self.keys[0]])[0]
         if not all(key in sample for key in HOST_KEYS):
@@ -169,7 +176,7 @@ class InsertCalcinosisd(MapTransform, Randomizable):  # type: ignore[misc]
                 calcinosis = render_deposits(sample_deposits(host, rng, self.priors), host)
                 path = float(rng.uniform(10, 30))
                 inserted = insert_ct(image, calcinosis, host, acquisition, background=background, path_cm=path)
-                _write_label(label, calcinosis, inserted, image, _VISIBLE_HU)
+                _write_label(label, calcinosis, inserted, image, *_VISIBLE_HU)
                 image = inserted
         sample[self.keys[0]] = torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))[None]
         sample["label"] = torch.from_numpy(label)[None]
@@ -187,7 +194,7 @@ class InsertCalcinosisd(MapTransform, Randomizable):  # type: ignore[misc]
         acquisition = sample_stir(rng, calcinosis.deposits, float(rng.uniform(3, 30)))
         inserted = insert_stir(image, calcinosis, host, acquisition, levels, rng)
         # a void in suppressed fat cannot be seen and is not asked for
-        _write_label(label, calcinosis, inserted, image, _VISIBLE_NOISES * levels[1])
+        _write_label(label, calcinosis, inserted, image, _VISIBLE_NOISES * levels[1], 0.0)
         return inserted
 
     def _insert_lookalikes(
@@ -214,20 +221,28 @@ class InsertCalcinosisd(MapTransform, Randomizable):  # type: ignore[misc]
         return insert_overlays(image, overlays, host, acquisition, background), replace(host, tissue=tissue)
 
 
+@lru_cache(maxsize=1)
+def _blas() -> ThreadpoolController:
+    return ThreadpoolController()
+
+
 def _write_label(
     label: NDArray[np.uint8],
     calcinosis: Calcinosis,
     inserted: NDArray[Any],
     before: NDArray[Any],
-    visible: float,
+    least_change: float,
+    least: float,
 ) -> None:
-    """Write 1 at deposits that blur has left visible, and :data:`IGNORE` at the others.
+    """Write 1 at deposits that can be seen, and :data:`IGNORE` at the others.
 
     Teaching a network that a faint grey streak is calcium teaches it to see calcium in every tendon.
     """
     where = np.unravel_index(np.flatnonzero(calcinosis.occupancy >= 0.5), label.shape)
     number = calcinosis.dominant[where]
-    voxels = np.bincount(number)
-    changed = np.bincount(number, weights=inserted[where] - before[where].astype(np.float64))
-    seen = np.abs(changed) >= visible * np.maximum(voxels, 1)
+    voxels = np.maximum(np.bincount(number), 1)
+    after = inserted[where].astype(np.float64)
+    mean = np.bincount(number, weights=after) / voxels
+    change = np.bincount(number, weights=after - before[where]) / voxels
+    seen = (np.abs(change) >= least_change) & (mean >= least)
     label[where] = np.where(seen[number], 1, IGNORE)

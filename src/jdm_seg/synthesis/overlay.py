@@ -97,7 +97,8 @@ def _render_tube(item: LookAlike, host: Host) -> tuple[Box, FloatArray, FloatArr
     spacing = np.asarray(host.spacing)
     width = mean_width(host.spacing)
     step = max(0.5 * item.radius, 0.7 * float(spacing.min()))
-    along = np.linspace(-1, 1, max(3, int(np.ceil(item.length / step))))
+    pieces = max(3, int(np.ceil(item.length / step)))
+    along = (2 * np.arange(pieces) + 1) / pieces - 1  # their middles
     half = item.length / 2
     bow = along[:, None] ** 2 - 1 / 3 + 0.5 * np.sin(2.5 * along)[:, None]
     spots = np.asarray(item.centre) + half * (along[:, None] * item.axis + bow * item.bend)
