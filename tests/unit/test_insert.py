@@ -392,6 +392,18 @@ def test_tissue_is_told_apart_on_stir():
     assert noise == pytest.approx(8, rel=0.15)
 
 
+def test_the_border_of_a_stir_scan_is_no_skin():
+    """Planes of zeros around what was scanned: depth goes on into them, and the noise is found without air."""
+    rng = np.random.default_rng(0)
+    signal = np.zeros((60, 60, 40), np.int16)
+    signal[10:-10] = np.hypot(200 + rng.normal(0, 10, (40, 60, 40)), rng.normal(0, 10, (40, 60, 40)))
+    host = host_of_scan(signal, SPACING, "stir")
+    assert host.depth_mm[12, 30, 20] > 20
+    assert (host.tissue[:10] == Tissue.AIR).all()
+    assert estimate_stir_tissue(signal, SPACING)[1][1] == pytest.approx(10, rel=0.15)
+    assert estimate_stir_tissue(np.zeros((9, 9, 9), np.int16), SPACING)[1] == (0.0, 0.0)
+
+
 @pytest.mark.parametrize(("phenotype", "sign"), [("void", -1), ("void_rim", -1), ("fluid", 1)])
 def test_phenotypes_show_in_muscle_and_noise_has_a_floor(phenotype, sign):
     signal = phantom_stir()

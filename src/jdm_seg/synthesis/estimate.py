@@ -37,6 +37,7 @@ _ISLAND_MM3 = 60.0
 """Smaller islands of fat in muscle, or of muscle in fat, are noise."""
 _DEEP_MM = 15.0
 _TRUNK_Z_MM = 40.0
+_STIR_SMOOTH_MM = 1.6
 _WALL_MM, _WALL_SHARE = 18.0, 0.42
 """Wall of the trunk: at least so thick, and this share of the deepest point of its slice (assumed)."""
 
@@ -185,11 +186,20 @@ def estimate_stir_tissue(signal: NDArray[Any], spacing: Spacing) -> tuple[NDArra
         :class:`Tissue` codes, shape (X, Y, Z), uint8; and the signal of muscle and the standard deviation of the noise
         before magnitudes were taken, both in the scanner's units.
     """
+    view = bounding_box(signal)  # vendors fill what was not scanned with 0: its border is no skin
+    tissue = np.zeros(signal.shape, np.uint8)
+    if not view[0].stop:
+        return tissue, (0.0, 0.0)
+    tissue[view], levels = _stir_tissue_in_view(np.ascontiguousarray(signal[view]), spacing)
+    return tissue, levels
+
+
+def _stir_tissue_in_view(signal: NDArray[Any], spacing: Spacing) -> tuple[NDArray[np.uint8], tuple[float, float]]:
     body = outline_body(signal, spacing, "stir")
     values = signal.astype(np.float32)
-    smooth = ndimage.gaussian_filter(values, [min(1.2 / s, 1.0) for s in spacing], truncate=2.5)
+    smooth = ndimage.gaussian_filter(values, [min(_STIR_SMOOTH_MM / s, 2.0) for s in spacing], truncate=2.5)
     # the outline errs outwards; noise outside averages to 1.25 of its strength, skin is brighter and closes the body
-    noise = _stir_noise(values, body)
+    noise = _stir_noise(values, body, spacing)
     bright = body & (smooth > 2.2 * noise)
     body &= np.stack([ndimage.binary_fill_holes(bright[..., k]) for k in range(bright.shape[2])], axis=-1)
     inside = smooth[body]
@@ -211,14 +221,21 @@ def _window(spacing: Spacing) -> list[int]:
     return [2 * max(1, round(20 / s)) + 1 for s in spacing]
 
 
-def _stir_noise(values: FloatArray, body: NDArray[np.bool_]) -> float:
+def _stir_noise(values: FloatArray, body: NDArray[np.bool_], spacing: Spacing) -> float:
     """Estimate the noise from air, whose magnitudes follow Rayleigh: the mean is 1.25 standard deviations.
 
-    Where air was set to 0, as vendors do, from differences of neighbours in the body.
+    Where no air is seen, from differences in the darker half of the body; three voxels apart, because images that
+    were interpolated to a finer matrix have noise that neighbours share.
     """
     air = values[~ndimage.binary_dilation(body, iterations=3)]
     air = air[air > 0]
     if air.size > 1000:
         return float(air.mean() / 1.2533)
-    step = np.abs(np.diff(values, axis=0))[body[1:] & body[:-1]]
-    return float(np.median(step) / 0.954) if step.size else 0.0
+    fine = int(np.argmin(spacing))
+    along, inside = np.moveaxis(values, fine, 0), np.moveaxis(body, fine, 0)
+    both = inside[3:] & inside[:-3]
+    if not both.any():
+        return 0.0
+    dark = both & (along[3:] + along[:-3] < 2 * np.median(along[inside]))
+    step = np.abs(along[3:] - along[:-3])[dark if dark.any() else both]
+    return float(np.median(step) / 0.954)

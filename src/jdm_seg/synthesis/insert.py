@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from threadpoolctl import ThreadpoolController
 
+from jdm_seg.body_mask import bounding_box
 from jdm_seg.cases import Modality
 from jdm_seg.synthesis.blend import (
     background_hu,
@@ -73,14 +74,15 @@ def host_of_scan(image: NDArray[Any], spacing: Spacing, modality: Modality = "ct
     tissue = estimate_tissue(image, spacing) if modality == "ct" else estimate_stir_tissue(image, spacing)[0]
     # where organs begin is no surface of a muscle: sheets would follow the border of a guess
     whole = np.where(tissue == Tissue.ORGAN, Tissue.MUSCLE, tissue).astype(np.uint8)
-    host = build_host(whole, spacing)
+    # nor is the border of what was scanned the skin
+    view = bounding_box(image) if modality == "stir" else (slice(None),) * 3
+    part = build_host(np.ascontiguousarray(whole[view]), spacing)
     sigma = [_SMOOTH_MM / s for s in spacing]
-    return replace(
-        host,
-        tissue=tissue,
-        depth_mm=np.where(host.depth_mm > 0, ndimage.gaussian_filter(host.depth_mm, sigma, truncate=2), 0),
-        muscle_mm=ndimage.gaussian_filter(host.muscle_mm, sigma, truncate=2),
-    )
+    depth, muscle, bone = np.zeros((3, *tissue.shape), np.float32)
+    depth[view] = np.where(part.depth_mm > 0, ndimage.gaussian_filter(part.depth_mm, sigma, truncate=2), 0)
+    muscle[view] = ndimage.gaussian_filter(part.muscle_mm, sigma, truncate=2)
+    bone[view] = part.bone_mm
+    return Host(tissue, spacing, depth, muscle, bone)
 
 
 def host_arrays(image: NDArray[Any], spacing: Spacing, modality: Modality = "ct") -> dict[str, NDArray[Any]]:
