@@ -288,26 +288,6 @@ def _layers_per_slice(deposits: FloatArray | None, tissue: TissueMap, split_z: i
     return deposits
 
 
-def calcium_to_hu(
-    calcium: FloatArray, acquisition: CtAcquisition, spacing: Spacing, path_cm: float = 20.0
-) -> FloatArray:
-    """Return the CT numbers that calcium adds, blurred as the scanner blurs.
-
-    Args:
-        calcium: Mean mg HA / cm³ of each voxel, shape (X, Y, Z).
-        acquisition: Gives tube voltage, blur and overshoot.
-        spacing: Voxel size in mm.
-        path_cm: Water-equivalent diameter of the body around it, in cm.
-    """
-    return blur(calcium * np.float32(hu_per_mg_ha(acquisition.kv, path_cm)), acquisition, spacing)
-
-
-def blur(hu: FloatArray, acquisition: CtAcquisition, spacing: Spacing) -> FloatArray:
-    """Apply the point spread function to (X, Y, Z): a Gaussian, and for sharp kernels an unsharp mask on top."""
-    hu = ndimage.correlate1d(hu, gaussian_weights(acquisition.psf_mm[2], spacing[2]), axis=2, mode="nearest")
-    return blur_in_plane(hu, acquisition.psf_mm, acquisition.overshoot, spacing, axes=(0, 1))
-
-
 def quantise(hu: FloatArray) -> NDArray[np.int16]:
     """Clip to the 12-bit range and round, as a scanner stores it."""
     return np.clip(np.rint(hu), HU_MIN, HU_MAX).astype(np.int16)
