@@ -21,9 +21,8 @@ from jdm_seg.synthesis.ct import HU_MIN, CtAcquisition
 from jdm_seg.synthesis.fields import Box, blur_box, blur_reach, box_shape
 from jdm_seg.synthesis.host import Host
 from jdm_seg.synthesis.overlay import Overlay
-from jdm_seg.synthesis.sites import is_one_of, is_soft
 from jdm_seg.synthesis.stir import StirAcquisition, add_deposits
-from jdm_seg.synthesis.tissue import BONE, Tissue
+from jdm_seg.synthesis.tissue import BONE, Tissue, is_one_of, is_soft
 from jdm_seg.volume import Spacing
 
 FloatArray = NDArray[np.float32]

@@ -18,6 +18,8 @@ _COARSE_MM = 3.0
 _REACH_MM = 45.0
 """How far outside a part still has a say in thickness and region."""
 _FAR = np.float32(1e3)
+_ADULT_SKIN_AGE = 14.0
+"""When skin has its full thickness (assumed)."""
 
 
 @dataclass(frozen=True)
@@ -190,7 +192,7 @@ def paint_layers(plan: Plan, canvas: Canvas, envelope: Envelope, noise: FloatArr
     """
     depth_mm = np.zeros(canvas.shape, np.float32)
     muscle_mm = np.full(canvas.shape, _FAR, np.float32)
-    skin = np.float32(1.1 + 0.8 * min(1.0, plan.body.age / ADULT_SKIN_AGE))
+    skin = np.float32(1.1 + 0.8 * min(1.0, plan.body.age / _ADULT_SKIN_AGE))
     for box in canvas.tiles(envelope.outline < 2 * max(canvas.spacing), envelope.steps):
         outline = envelope.smooth(envelope.outline, box)
         depth = outline + skin + envelope.smooth(envelope.fat, box)
@@ -203,9 +205,6 @@ def paint_layers(plan: Plan, canvas: Canvas, envelope: Envelope, noise: FloatArr
         _paint_septa(canvas, box, outline + skin, depth, noise)
         canvas.cover(box, depth, Tissue.MUSCLE)
     return depth_mm, muscle_mm
-
-
-ADULT_SKIN_AGE = 14.0
 
 
 def _paint_septa(canvas: Canvas, box: Box, under_skin: FloatArray, to_muscle: FloatArray, noise: FloatArray) -> None:

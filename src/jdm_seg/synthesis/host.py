@@ -8,7 +8,7 @@ import edt
 import numpy as np
 from numpy.typing import NDArray
 
-from jdm_seg.synthesis.tissue import BONE, OUTSIDE, SOFT_TISSUE, Tissue
+from jdm_seg.synthesis.tissue import BONE, OUTSIDE, Tissue, is_soft
 from jdm_seg.volume import Spacing
 
 FloatArray = NDArray[np.float32]
@@ -41,13 +41,7 @@ class Host:
     @property
     def soft(self) -> NDArray[np.bool_]:
         """Voxels that may hold a deposit."""
-        return _is_soft()[self.tissue]
-
-
-def _is_soft() -> NDArray[np.bool_]:
-    table = np.zeros(256, bool)
-    table[list(SOFT_TISSUE)] = True
-    return table
+        return is_soft(self.tissue)
 
 
 def build_host(tissue: NDArray[np.uint8], spacing: Spacing) -> Host:

@@ -24,7 +24,7 @@ from jdm_seg.synthesis.fields import (
 )
 from jdm_seg.synthesis.forms import Filled, calcium_inside, mineral_share
 from jdm_seg.synthesis.host import Host
-from jdm_seg.synthesis.sites import is_soft
+from jdm_seg.synthesis.tissue import is_soft
 
 FloatArray = NDArray[np.float32]
 

@@ -11,8 +11,7 @@ from scipy.special import ndtri
 from jdm_seg.synthesis.fields import Box, Noise, axes_of, block_mean, box_around, mean_width, parts_for, share_inside
 from jdm_seg.synthesis.host import Host
 from jdm_seg.synthesis.lookalikes import ON_SKIN, THROUGH_SKIN, LookAlike
-from jdm_seg.synthesis.sites import is_one_of, is_soft
-from jdm_seg.synthesis.tissue import BONE, Tissue
+from jdm_seg.synthesis.tissue import BONE, Tissue, is_one_of, is_soft
 
 FloatArray = NDArray[np.float32]
 
