@@ -1,53 +1,71 @@
-"""A folder of scans: one model load, each case whole or not at all, one bad scan stops nothing, finished cases stay."""
+"""A folder of scans: one model load, each case whole or not at all, one bad scan stops nothing, finished cases stay.
+
+While the network works on a scan, one thread reads the next and another measures and writes the one before, so that the
+network does not wait. At most one scan is read ahead and one is behind: beside what the method itself needs, memory
+holds three scans, two masks and one table of lesions. A scan is read ahead only when it fits into what is left.
+"""
 
 from __future__ import annotations
 
-import csv
-import json
 import logging
-import resource
-import shutil
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jdm_seg.burden import analyse_mask, write_analysis
-from jdm_seg.cases import Case, as_modality, find_scans
+import jdm_seg
+from jdm_seg.burden import Analysis, analyse_mask, write_analysis
+from jdm_seg.cases import Case
+from jdm_seg.dicom.cases import CaseScan, read_case
+from jdm_seg.dicom.objects import SEGMENTATION, write_dicom_results
+from jdm_seg.dicom.read import DicomScan
+from jdm_seg.dicom.segmentation import Method
 from jdm_seg.errors import InputError, reason_of
-from jdm_seg.inference.prediction import Segmenter
+from jdm_seg.findings import raise_errors, warnings_of
+from jdm_seg.inference.case_folder import (
+    PROBABILITY,
+    content_hash,
+    find_result,
+    fingerprint,
+    remove_leftovers,
+    whole_folder,
+)
+from jdm_seg.inference.cohort import COHORT_COLUMNS as COHORT_COLUMNS
+from jdm_seg.inference.cohort import Cohort, busy, row_of
+from jdm_seg.inference.plan import (
+    Refused,
+    Shard,
+    check_readable,
+    fits_beside,
+    is_disk_error,
+    prepare_out,
+    shard_of,
+)
+from jdm_seg.inference.plan import scans_of as scans_of
+from jdm_seg.inference.prediction import ScanPrediction, Segmenter
 from jdm_seg.physics import hu_per_mg_ha
 from jdm_seg.pictures import PREVIEW, write_preview
-from jdm_seg.provenance import describe_run, now, sha256_of
-from jdm_seg.volume import NIFTI_SUFFIXES, case_id_of, read_volume, write_table, write_text, write_volume
+from jdm_seg.scan_checks import check_scan
+from jdm_seg.volume import Volume, read_volume, write_volume
 
 log = logging.getLogger(__name__)
-
-COHORT_COLUMNS = (
-    "case_id",
-    "status",
-    "lesion_count",
-    "volume_ml",
-    "mass_mg_ha",
-    "agatston",
-    "mean_hu",
-    "largest_lesion_ml",
-    "seconds",
-    "error",
-)
-_DONE = "burden.json"
-_FILES = (_DONE, "mask.nii.gz", "lesions.nii.gz", "lesions.csv", PREVIEW)
-"""Written into a case's folder before the folder gets its name; a folder that has it is complete."""
 
 
 @dataclass(frozen=True)
 class BatchResult:
-    """What a batch did: one row a case as in ``cohort.csv``."""
+    """What a batch did.
+
+    Attributes:
+        rows: One a case as in ``cohort.csv``; ``kept`` where an earlier result was found.
+        stopped: Why the rest was not begun, or None.
+    """
 
     rows: list[dict[str, Any]]
+    stopped: str | None = None
 
     @property
     def failed(self) -> list[dict[str, Any]]:
@@ -55,20 +73,33 @@ class BatchResult:
         return [row for row in self.rows if row["status"] == "failed"]
 
 
-def scans_of(source: Path, modality: str) -> list[Case]:
-    """Return the scan or scans that a path names.
+@dataclass(frozen=True)
+class BatchOptions:
+    """How to go through the scans.
 
-    Raises:
-        InputError: If it is neither a NIfTI file nor a folder of them.
+    Attributes:
+        kv: Tube voltage of the scans, if known.
+        overwrite: Redo cases that are complete.
+        probability: Write the probability map of every scan too.
+        overlap: Read ahead and write behind; the results are the same without.
+        memory_limit: Bytes that the process may take, for reading ahead; None: what the machine has left.
+        series: DICOM series to read instead of the best one, see :func:`~jdm_seg.dicom.choose.choose_series`.
+        hash_ids: Call cases by a hash instead of their name.
+        dicom_seg: Write the mask of scans from DICOM as DICOM SEG too.
+        dicom_sr: Likewise, with a segment a lesion and a structured report of their measurements.
+        keep_patient: Copy the patient's and study's tags into those, as an archive needs.
     """
-    if source.is_dir() or not source.exists():
-        return find_scans(source, as_modality(modality))
-    if not source.name.lower().endswith(NIFTI_SUFFIXES):
-        raise InputError(
-            source, expected="a .nii or .nii.gz file or a folder of them", found="another file", remedy="convert it"
-        )
-    case_id = case_id_of(source)
-    return [Case(case_id, case_id, as_modality(modality), source)]
+
+    kv: str | None = None
+    overwrite: bool = False
+    probability: bool = False
+    overlap: bool = True
+    memory_limit: int | None = None
+    series: str | None = None
+    hash_ids: bool = False
+    dicom_seg: bool = False
+    dicom_sr: bool = False
+    keep_patient: bool = False
 
 
 def predict_batch(
@@ -78,145 +109,275 @@ def predict_batch(
     *,
     kv: str | None = None,
     overwrite: bool = False,
+    options: BatchOptions | None = None,
+    shard: Shard | None = None,
     on_case: Callable[[dict[str, Any]], None] = lambda _: None,
 ) -> BatchResult:
     """Segment and measure every scan of ``source``.
 
     Args:
-        source: A NIfTI file or a folder of them.
+        source: A NIfTI file or a folder of them, however deep.
         out: Gets a folder a case, ``cohort.csv`` and ``run.json``.
         predictor: The method: a loaded model or the threshold baseline.
-        kv: Tube voltage of the scans, if known.
-        overwrite: Redo cases that are complete.
+        kv: Tube voltage of the scans, if known; short for ``options``.
+        overwrite: Redo cases that are complete; short for ``options``.
+        options: Everything else.
+        shard: The part of the scans to do; None: all.
         on_case: Called with each case's row as it ends.
-    """
-    try:
-        hu_per_mg_ha(kv)
-    except ValueError as error:
-        raise InputError("--kv", expected="a tube voltage", found=str(error), remedy="give it in kV") from error
-    cases = scans_of(source, predictor.modality)
-    out.mkdir(parents=True, exist_ok=True)
-    start = now()
-    rows = []
-    stages: dict[str, dict[str, float]] = {}
-    for case in cases:
-        row, seconds = _predict_case(case, out, predictor, kv, overwrite)
-        rows.append(row)
-        stages[case.case_id] = seconds
-        on_case(row)
-    write_table(out / "cohort.csv", COHORT_COLUMNS, _earlier_rows(out, cases) + rows)
-    facts = describe_run(
-        **predictor.describe(),
-        start=start,
-        end=now(),
-        kv=kv,
-        cases=len(rows),
-        failed=sum(row["status"] == "failed" for row in rows),
-        stage_seconds=stages,
-        peak_memory_mb=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
-    )
-    write_text(out / "run.json", json.dumps(facts, indent=1) + "\n")
-    return BatchResult(rows)
-
-
-def _earlier_rows(out: Path, cases: list[Case]) -> list[dict[str, Any]]:
-    """Return the rows of complete cases of earlier calls that this call did not ask for."""
-    path = out / "cohort.csv"
-    if not path.is_file():
-        return []
-    asked = {case.case_id for case in cases}
-    with path.open(newline="", encoding="utf-8") as stream:
-        rows = [{name: row.get(name) for name in COHORT_COLUMNS} for row in csv.DictReader(stream)]
-    return [row for row in rows if row["case_id"] not in asked and (out / str(row["case_id"]) / _DONE).is_file()]
-
-
-def _predict_case(
-    case: Case, out: Path, predictor: Segmenter, kv: str | None, overwrite: bool
-) -> tuple[dict[str, Any], dict[str, float]]:
-    folder = out / case.case_id
-    begin = time.perf_counter()
-    try:
-        settings = {**predictor.describe(), "kv": kv, "scan_sha256": sha256_of(case.image)}
-        kept = _complete(folder, settings)
-        if kept is not None and not overwrite:
-            return _row(case.case_id, "kept", kept), {}
-        burden, seconds = _write_case(case, folder, predictor, kv, settings)
-    except Exception as error:
-        # whatever one scan does, the others are still to be done; the reason stands in its row
-        log.debug("%s failed", case.case_id, exc_info=True)
-        return {**_row(case.case_id, "failed", {}), "error": _named(case, error)}, {}
-    total = round(time.perf_counter() - begin, 2)
-    return {**_row(case.case_id, "done", burden), "seconds": total}, seconds
-
-
-def _named(case: Case, error: Exception) -> str:
-    reason = reason_of(error)
-    return reason if reason.startswith(case.case_id) else f"{case.case_id}: {reason}"
-
-
-def _complete(folder: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the burden of a folder that these settings made of this scan, else None.
 
     Raises:
-        InputError: If the folder holds something that is no result of this package, which must not be replaced.
+        InputError: Before any work: no scans, an unknown voltage, an ``out`` that cannot be written or is too small.
+        KeyboardInterrupt: On Ctrl-C, when what was being written is whole and the tables are up to date.
     """
-    if not folder.exists():
-        return None
-    foreign = {path.name for path in folder.iterdir()} - set(_FILES) if folder.is_dir() else {folder.name}
-    if foreign:
-        raise InputError(
-            folder,
-            expected="a new folder for the case, or an earlier result",
-            found=f"other files, such as {min(foreign)}",
-            remedy="choose another OUT",
-        )
+    options = options or BatchOptions(kv=kv, overwrite=overwrite)
     try:
-        burden: dict[str, Any] = json.loads((folder / _DONE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return burden if burden.get("prediction") == settings else None
-
-
-def _write_case(
-    case: Case, folder: Path, predictor: Segmenter, kv: str | None, settings: dict[str, Any]
-) -> tuple[dict[str, Any], dict[str, float]]:
-    """Segment one scan into a hidden folder and give it its name when everything is in it."""
-    begin = time.perf_counter()
-    scan = read_volume(case.image)
-    seconds = {"read": round(time.perf_counter() - begin, 3)}
-    prediction = predictor(scan)
-    seconds |= prediction.seconds
-    begin = time.perf_counter()
-    analysis = analyse_mask(
-        scan,
-        prediction.mask,
-        case_id=case.case_id,
-        modality=case.modality,
-        kv=kv,
-        probability=prediction.probability,
-    )
-    analysis.burden["prediction"] = settings
-    seconds["measure"] = round(time.perf_counter() - begin, 3)
-    begin = time.perf_counter()
-    partial = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+        hu_per_mg_ha(options.kv)
+    except ValueError as error:
+        raise InputError("--kv", expected="a tube voltage", found=str(error), remedy="give it in kV") from error
+    everything = scans_of(source, predictor.modality, leave_out=out, hash_ids=options.hash_ids)
+    scans = shard_of(everything, shard or Shard())
+    prepare_out(out, scans.cases, with_probability=options.probability)
+    settings = {**predictor.describe(), "kv": options.kv, **({"series": options.series} if options.series else {})}
+    cohort = Cohort(out, everything.ids, shard or Shard(), settings)
+    batch = _Batch(out, predictor, options, settings, cohort, on_case)
+    status = "interrupted"
     try:
-        write_volume(partial / "mask.nii.gz", prediction.mask, scan, np.uint8)
-        write_analysis(partial, scan, analysis)
-        write_preview(partial / PREVIEW, scan, prediction.mask, modality=case.modality)
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
+        batch.run(scans.cases, scans.refused)
+        status = "complete" if batch.stopped is None else "stopped"
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    seconds["write"] = round(time.perf_counter() - begin, 3)
-    return analysis.burden, seconds
+        try:
+            cohort.close(status)
+        except OSError:
+            if status == "complete":
+                raise
+            log.debug("the tables cannot be written", exc_info=True)  # a full disk, which is said already
+    return BatchResult(batch.rows, batch.stopped)
 
 
-def _row(case_id: str, status: str, burden: dict[str, Any]) -> dict[str, Any]:
-    return {**dict.fromkeys(COHORT_COLUMNS), **burden_columns(burden), "case_id": case_id, "status": status}
+@dataclass
+class _Work:
+    """A case on its way; ``row`` is set when its outcome is known."""
+
+    case: Case
+    scan: Volume | None = None
+    dicom: CaseScan | None = None
+    fingerprint: dict[str, Any] = field(default_factory=dict)
+    sha256: str = ""
+    warnings: list[str] = field(default_factory=list)
+    prediction: ScanPrediction | None = None
+    stages: dict[str, float] = field(default_factory=dict)
+    row: dict[str, Any] | None = None
+    is_ours: bool = True
+
+    def fail(self, error: Exception) -> None:
+        """Note why this case has no result; whatever one scan does, the others are still to be done."""
+        case_id = self.case.case_id
+        log.debug("%s failed", case_id, exc_info=True)
+        reason = reason_of(error)
+        self.row = row_of(
+            case_id, "failed", {"error": reason if reason.startswith(case_id) else f"{case_id}: {reason}"}
+        )
+        self.scan = self.prediction = None
 
 
-def burden_columns(burden: dict[str, Any]) -> dict[str, Any]:
-    """Return the figures of one scan that a cohort table shows."""
-    return {name: burden[name] for name in COHORT_COLUMNS if name in burden}
+class _Batch:
+    def __init__(
+        self,
+        out: Path,
+        predictor: Segmenter,
+        options: BatchOptions,
+        settings: dict[str, Any],
+        cohort: Cohort,
+        on_case: Callable[[dict[str, Any]], None],
+    ) -> None:
+        self._out = out
+        self._predictor = predictor
+        self._options = options
+        self._settings = settings
+        self._cohort = cohort
+        self._on_case = on_case
+        self.rows: list[dict[str, Any]] = []
+        self.stopped: str | None = None
+        self._behind: Future[_Work] | None = None
+
+    def run(self, cases: Sequence[Case], refused: Sequence[Refused]) -> None:
+        """Go through the cases; on an interrupt, what is being read and written is ended first."""
+        for one in refused:
+            row = row_of(one.case_id, "failed", {"error": one.reason})
+            self._cohort.record(row, {})
+            self._note(row)
+        try:
+            # leaving the block waits for both threads: on an interrupt too, what is being written becomes whole
+            with ThreadPoolExecutor(1, "read") as reader, ThreadPoolExecutor(1, "write") as writer:
+                self._run(cases, reader, writer)
+        finally:
+            self._note_behind()
+        if self.stopped:
+            rest = len(cases) + len(refused) - len(self.rows)
+            self.stopped += f" {rest} scans were not begun." if rest else ""
+
+    def _run(self, cases: Sequence[Case], reader: ThreadPoolExecutor, writer: ThreadPoolExecutor) -> None:
+        ahead: Future[_Work] | None = None
+        for number, case in enumerate(cases):
+            work = (ahead or reader.submit(self._load, case)).result()
+            following = cases[number + 1 : number + 2]
+            ahead = reader.submit(self._load, following[0]) if following and self._may_read(following[0]) else None
+            self._segment(work)
+            self._note_behind()
+            if self.stopped:
+                return
+            self._behind = writer.submit(self._finish, work)
+            del work  # the writer's alone: this scan's memory is free when it has ended
+            if ahead is None:
+                self._note_behind()
+
+    def _may_read(self, case: Case) -> bool:
+        return self._options.overlap and fits_beside(case.image, self._options.memory_limit)
+
+    def _note_behind(self) -> None:
+        """Wait for the case that is being written and pass its row on."""
+        behind, self._behind = self._behind, None
+        if behind is not None:
+            row = behind.result().row
+            assert row is not None
+            self._note(row)
+
+    def _note(self, row: dict[str, Any]) -> None:
+        self.rows.append(row)
+        self._on_case(row)
+
+    def _load(self, case: Case) -> _Work:
+        """Find the earlier result of a case, or read its scan."""
+        work = _Work(case)
+        folder = self._out / case.case_id
+        try:
+            work.is_ours = self._cohort.locks.take(case.case_id)
+            if not work.is_ours:
+                raise busy(case.case_id)
+            remove_leftovers(folder)
+            if not case.study:
+                check_readable(case.image)
+            needed: tuple[str, ...] = (PROBABILITY,) if self._options.probability else ()
+            if case.study and (self._options.dicom_seg or self._options.dicom_sr):
+                needed += (SEGMENTATION,)
+            kept = find_result(folder, case.image, self._settings, needed)
+            if kept is not None and not self._options.overwrite:
+                seconds = round(sum(kept.stages.values()), 2)
+                work.stages = kept.stages
+                work.row = row_of(case.case_id, "kept", {**kept.burden, "seconds": seconds})
+                return work
+            begin = time.perf_counter()
+            work.fingerprint, work.sha256 = fingerprint(case.image), content_hash(case.image)
+            self._read(work)
+            assert work.scan is not None
+            findings = check_scan(work.scan, work.case.modality)
+            raise_errors(findings)
+            work.warnings += warnings_of(findings)
+            work.stages["read"] = round(time.perf_counter() - begin, 3)
+        except Exception as error:
+            work.fail(error)
+        return work
+
+    def _read(self, work: _Work) -> None:
+        """Read the scan, from DICOM with what its header says of the acquisition."""
+        if work.case.study:
+            work.dicom = read_case(work.case, self._options.series)
+            work.scan = work.dicom.scan.volume
+            work.warnings += work.dicom.scan.notes
+        else:
+            work.scan = read_volume(work.case.image)
+
+    def _segment(self, work: _Work) -> None:
+        if work.row is not None:
+            return
+        assert work.scan is not None
+        try:
+            work.prediction = self._predictor(work.scan)
+            work.stages |= work.prediction.seconds
+        except Exception as error:
+            work.fail(error)
+
+    def _finish(self, work: _Work) -> _Work:
+        """Measure and write a case and put it into the tables."""
+        try:
+            if work.row is None:
+                self._write(work)
+        except Exception as error:
+            work.fail(error)
+            self._check_disk(error)
+        assert work.row is not None
+        if work.is_ours:
+            try:
+                self._cohort.record(work.row, work.stages)
+            except OSError as error:
+                self._check_disk(error)
+                if not self.stopped:
+                    raise
+            self._cohort.locks.release(work.case.case_id)
+        work.scan = work.prediction = None
+        return work
+
+    def _check_disk(self, error: Exception) -> None:
+        if is_disk_error(error):
+            self.stopped = (
+                f"{self._out.name}: expected a disk that takes the results, found {reason_of(error)}; "
+                "free some room and run the same command again: complete cases are kept."
+            )
+
+    def _write(self, work: _Work) -> None:
+        case, scan, prediction = work.case, work.scan, work.prediction
+        assert scan is not None
+        assert prediction is not None
+        begin = time.perf_counter()
+        analysis = analyse_mask(
+            scan,
+            prediction.mask,
+            case_id=case.case_id,
+            modality=case.modality,
+            kv=self._options.kv or (work.dicom.kv if work.dicom else None),
+            probability=prediction.probability,
+        )
+        analysis.burden["warnings"][:0] = work.warnings
+        if work.dicom is not None:
+            analysis.burden["acquisition"] = work.dicom.facts
+        analysis.burden["prediction"] = {**self._settings, "scan_sha256": work.sha256}
+        work.stages["measure"] = round(time.perf_counter() - begin, 3)
+        begin = time.perf_counter()
+        with whole_folder(self._out / case.case_id, work.fingerprint, work.stages) as partial:
+            write_volume(partial / "mask.nii.gz", prediction.mask, scan, np.uint8)
+            write_analysis(partial, scan, analysis)
+            write_preview(partial / PREVIEW, scan, prediction.mask, modality=case.modality)
+            if self._options.probability:
+                _write_probability(partial, scan, prediction)
+            if work.dicom is not None and (self._options.dicom_seg or self._options.dicom_sr):
+                self._write_dicom(partial, work.dicom.scan, analysis, case.case_id)
+            work.stages["write"] = round(time.perf_counter() - begin, 3)
+        seconds = round(sum(work.stages.values()), 2)
+        work.row = row_of(case.case_id, "done", {**analysis.burden, "seconds": seconds})
+
+    def _write_dicom(self, folder: Path, scan: DicomScan, analysis: Analysis, case_id: str) -> None:
+        # the version of the code alone would not tell two trainings of one model apart
+        weights = str(self._settings.get("model_sha256", ""))[:12]
+        version = jdm_seg.__version__ + (f"+{weights}" if weights else "")
+        write_dicom_results(
+            folder,
+            scan,
+            analysis.labels,
+            analysis.lesions,
+            method=Method(str(self._settings.get("model", "jdm_seg")), version),
+            case_id=case_id,
+            report=self._options.dicom_sr,
+            keep_patient=self._options.keep_patient,
+        )
+
+
+def _write_probability(folder: Path, scan: Volume, prediction: ScanPrediction) -> None:
+    if prediction.probability is None:
+        raise InputError(
+            "--probability",
+            expected="a method that gives probabilities",
+            found="one that does not",
+            remedy="leave --probability out, or use a network",
+        )
+    percent = np.rint(np.clip(prediction.probability.astype(np.float32), 0, 1) * 100).astype(np.uint8)
+    write_volume(folder / PROBABILITY, percent, scan)
