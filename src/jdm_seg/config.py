@@ -8,6 +8,7 @@ callbacks, logger), where it chooses an implementation by dotted path from an al
 from __future__ import annotations
 
 import datetime
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -17,7 +18,15 @@ from typing import Any
 
 from jdm_seg.errors import InputError
 
-ALLOWED_TARGETS = ("torch.nn.", "torch.optim.", "monai.", "lightning.", "jdm_seg.networks.", "jdm_seg.losses.")
+ALLOWED_TARGETS = (
+    "torch.nn.",
+    "torch.optim.",
+    "monai.",
+    "lightning.",
+    "jdm_seg.networks.",
+    "jdm_seg.losses.",
+    "jdm_seg.callbacks.",
+)
 """Where a target's class must be defined. Hydra alone would call anything; a config or a model folder that came by mail
 must not be a program."""
 
@@ -55,7 +64,11 @@ class DataConfig:
     root: str | None = None
     """Folder with a ``datalist.json``, or a manifest file. Labelled cases."""
     backgrounds: str | None = None
-    """Folder of unlabelled CT scans; deposits are inserted into their patches on the fly."""
+    """Folder of unlabelled scans; deposits are inserted into their patches on the fly."""
+    inserted_share: float = 0.5
+    """Share of patches with inserted deposits, where there are both labelled cases and unlabelled scans."""
+    cache: str = "data/cache"
+    """Folder for prepared cases, read by patch; shared by runs, and safe to delete."""
     synthesize: SynthesizeConfig | None = None
     fold: int = 0
     folds: int = 5
@@ -65,10 +78,17 @@ class DataConfig:
     patches_per_epoch: int = 200
     foreground_share: float = 0.75
     """Share of patches that hold a deposit: placed around one, or with deposits inserted."""
+    hard_share: float = 0.25
+    """Share of the patches without a deposit in their middle that are placed on something bright instead of anywhere:
+    bone ends, contrast, metal. These are what networks take for calcium."""
     workers: int = 0
+    repeat_one: bool = False
+    """Give one patch again and again, to tell what a step costs without its data."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
+        for name in ("inserted_share", "hard_share"):
+            _check(0 <= getattr(self, name) <= 1, f"data.{name}", "0 to 1", getattr(self, name))
         self.patch_size = _triple(self.patch_size, "data.patch_size")
         _check(all(n > 0 and n % 8 == 0 for n in self.patch_size), "data.patch_size", "multiples of 8", self.patch_size)
         _check(0 <= self.foreground_share <= 1, "data.foreground_share", "0 to 1", self.foreground_share)
@@ -102,12 +122,15 @@ class PreprocessConfig:
     modality: str = "ct"
     spacing: tuple[float, float, float] = (1.5, 1.5, 1.5)
     intensity: IntensityConfig = field(default_factory=IntensityConfig)
+    order: int = 1
+    """Interpolation to this spacing: 1 linear, 3 cubic. A model is to be used with the one it was trained with."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
         self.spacing = _triple(self.spacing, "preprocess.spacing")
         _check(all(s > 0 for s in self.spacing), "preprocess.spacing", "positive mm", self.spacing)
         _check(self.modality in ("ct", "stir"), "preprocess.modality", "ct or stir", self.modality)
+        _check(self.order in (1, 3), "preprocess.order", "1 (linear) or 3 (cubic)", self.order)
 
 
 @dataclass
@@ -169,10 +192,18 @@ class TrainerConfig:
     max_minutes: float | None = None
     accelerator: str = "auto"
     devices: int = 1
+    nodes: int = 1
+    """Machines, each with ``devices``; SLURM starts the processes."""
     precision: str = "auto"
     """``32-true``, ``bf16-mixed``, ``16-mixed``, or ``auto``: bf16 where the hardware computes in it."""
     gradient_clip: float = 1.0
     warmup_steps: int = 20
+    schedule: str = "cosine"
+    """How the learning rate falls after the warm-up: ``cosine``, ``poly`` or ``constant``."""
+    compile: bool = False
+    """``torch.compile`` the network; pays on GPUs and for long runs."""
+    accumulate: int = 1
+    """Batches a step; a larger batch than the memory holds."""
     validate_every: int = 1
     deterministic: bool = True
     progress: bool = True
@@ -181,6 +212,9 @@ class TrainerConfig:
         """Check ranges."""
         known = ("auto", "32-true", "bf16-mixed", "16-mixed")
         _check(self.precision in known, "trainer.precision", f"one of {', '.join(known)}", self.precision)
+        schedules = ("cosine", "poly", "constant")
+        _check(self.schedule in schedules, "trainer.schedule", f"one of {', '.join(schedules)}", self.schedule)
+        _check(self.accumulate >= 1, "trainer.accumulate", "at least 1", self.accumulate)
         _check(self.max_epochs >= 1, "trainer.max_epochs", "at least 1", self.max_epochs)
         _check(self.validate_every >= 1, "trainer.validate_every", "at least 1", self.validate_every)
 
@@ -209,10 +243,9 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Check what no field can know alone."""
-        sources = f"root={self.data.root}, backgrounds={self.data.backgrounds}"
-        one = (self.data.root is None) != (self.data.backgrounds is None)
+        some = self.data.root is not None or self.data.backgrounds is not None
         _check(self.seed >= 0, "seed", "0 or more", self.seed)
-        _check(one, "data", "either data.root (labelled cases) or data.backgrounds (unlabelled scans)", sources)
+        _check(some, "data", "data.root (labelled cases), data.backgrounds (unlabelled scans) or both", "neither")
 
 
 def configs_folder() -> Path:
@@ -348,6 +381,10 @@ def register() -> None:
 def _run_dir(root: str, name: str, ckpt: str | None) -> str:
     """Return a new dated folder, or with ``ckpt=last`` the newest run of this name that has a checkpoint."""
     parent = Path(root) / name
+    job = os.environ.get("SLURM_JOB_ID")
+    again = int(os.environ.get("SLURM_RESTART_COUNT", "0")) > 0
+    if job is not None and ckpt is None and (again or not (parent / f"slurm-{job}").exists()):
+        return str(parent / f"slurm-{job}")  # a job that comes back from the queue finds its folder
     if ckpt == "last":
         with_checkpoint = [folder for folder in parent.glob("*") if (folder / LAST_CHECKPOINT).is_file()]
         if with_checkpoint:
@@ -381,16 +418,20 @@ def run_with_hydra(task: Callable[[TrainConfig, Path], None], arguments: list[st
 
     register()
     mistakes: list[InputError] = []
+    launcher = os.getpid()
 
     @hydra.main(config_path=str(configs_folder().resolve()), config_name="train", version_base="1.3")  # type: ignore[untyped-decorator]
     def main(composed: DictConfig) -> None:
         try:
             task(to_config(composed), Path(HydraConfig.get().runtime.output_dir))
         except InputError as error:  # Hydra would print a traceback around the message
+            if os.getpid() != launcher:
+                raise  # in a cluster's job this list is a copy that nobody reads: the job itself must fail
             mistakes.append(error)
 
-    # hydra.main reads the command line itself and offers no other way to -m and --cfg
-    before, sys.argv = sys.argv, ["jdm-seg train", *arguments]
+    # hydra.main reads the command line itself and offers no other way to -m and --cfg; Lightning starts the script that
+    # stands there once more for every further device
+    before, sys.argv = sys.argv, [str(Path(__file__).parent / "processes" / "train_rank.py"), *arguments]
     try:
         main()
     finally:

@@ -1,78 +1,33 @@
-"""Cases to batches. A patch depends on (seed, epoch, number) alone: not on workers, order or what ran before."""
+"""Cases to batches: labelled ones, unlabelled ones that receive deposits, or both, mixed."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import monai.transforms as mt
 import numpy as np
 from lightning import LightningDataModule
-from monai.data import CacheDataset
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
+from jdm_seg.cache import CaseCache, read_sample
 from jdm_seg.cases import Case, as_modality, check_disjoint, find_scans, manifest_path, read_manifest, split_by_subject
 from jdm_seg.config import AugmentConfig, DataConfig, PreprocessConfig
 from jdm_seg.errors import CaseNotFoundError, InputError
+from jdm_seg.patches import EpochSampler, PatchDataset, PatchLoader, Source
 from jdm_seg.synthesis.dataset import origin_of, synthesize_dataset, synthetic_origin
 from jdm_seg.synthesis.insert import InsertCalcinosisd
 from jdm_seg.transforms import CropPatchd, LoadCase, Normalized, air_value, build_augment
 
-Key = tuple[int, int]
-"""Epoch, and number of the patch in it."""
-
-
-class PatchDataset(Dataset[dict[str, Any]]):
-    """Random patches of cached cases, addressed by :data:`Key`.
-
-    Every pass over the cases visits each once, in a shuffled order of its own.
-    """
-
-    def __init__(self, cached: CacheDataset, transforms: list[mt.Transform], seed: int) -> None:
-        """Take cached samples, the random transforms to apply, and the run's seed."""
-        self.cached = cached
-        self.transform = mt.Compose(transforms)
-        self.seed = seed
-
-    def __getitem__(self, key: Key) -> dict[str, Any]:
-        """Return ``image`` and ``label`` tensors (1, *patch_size) and the case id."""
-        epoch, number = key
-        cases = len(self.cached)
-        rng = np.random.default_rng((self.seed, epoch, number // cases))
-        case = int(rng.permutation(cases)[number % cases])
-        self.transform.set_random_state(int(np.random.default_rng((self.seed, epoch, number, 1)).integers(2**31)))
-        result: dict[str, Any] = self.transform(dict(self.cached[case]))
-        return result
-
-
-class EpochSampler(Sampler[Key]):
-    """Keys of one epoch; Lightning tells it which."""
-
-    def __init__(self, patches: int) -> None:
-        """Set the number of patches an epoch."""
-        self.patches = patches
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch (called by Lightning before each)."""
-        self.epoch = epoch
-
-    def __iter__(self) -> Iterator[Key]:
-        """Yield (epoch, 0), (epoch, 1) and so on."""
-        return zip(itertools.repeat(self.epoch), range(self.patches), strict=False)
-
-    def __len__(self) -> int:
-        """Return the number of patches an epoch."""
-        return self.patches
-
 
 class CaseDataModule(LightningDataModule):
-    """Training patches and whole validation scans of one data set.
+    """Training patches and whole validation scans.
 
     Labelled cases (``data.root``) are cut around their deposits; unlabelled scans (``data.backgrounds``) receive
-    deposits on the fly, in training by chance and in validation the same ones every time.
+    deposits on the fly, in training by chance and in validation the same ones every time. With both, a share of
+    ``data.inserted_share`` of the patches comes from the scans.
     """
 
     def __init__(self, config: DataConfig, preprocess: PreprocessConfig, augment: AugmentConfig, seed: int) -> None:
@@ -82,11 +37,20 @@ class CaseDataModule(LightningDataModule):
         self.preprocess = preprocess
         self.augment = augment
         self.seed = seed
-        self.training: list[Case] = []
-        self.validation: list[Case] = []
+        self._splits: tuple[_Members, _Members] | None = None
+        self._patches: PatchDataset | None = None
+        self._loader: PatchLoader | None = None
+        self._resumed: dict[str, int] = {}
 
     def prepare_data(self) -> None:
-        """Make the synthetic data set if the config asks for one and it is not there."""
+        """Make the synthetic data set if the config asks for one, and the prepared cases; once on each machine."""
+        self._synthesize()
+        training, validation = self._members()
+        labelled, scans = self._caches()
+        labelled.prepare([*training.labelled, *validation.labelled])
+        scans.prepare([*training.scans, *validation.scans])
+
+    def _synthesize(self) -> None:
         made = self.config.synthesize
         if made is None or self.config.root is None:
             return
@@ -120,71 +84,136 @@ class CaseDataModule(LightningDataModule):
         Raises:
             InputError: If a person is on both sides, or a labelled set lacks labels.
         """
-        config = self.config
-        modality = as_modality(self.preprocess.modality)
-        if config.backgrounds is not None:
-            return split_by_subject(find_scans(config.backgrounds, modality), config.fold, config.folds, self.seed)
-        assert config.root is not None
-        manifest = manifest_path(config.root)
-        if not manifest.is_file():
-            raise CaseNotFoundError(
-                manifest,
-                expected="a manifest at data.root",
-                found="no such file",
-                remedy="set data.root to a folder with datalist.json; `jdm-seg synthesize` makes one",
-            )
-        cases = read_manifest(manifest).cases
-        training, validation = list(cases.get("training", ())), list(cases.get("validation", ()))
-        if not validation:
-            training, validation = split_by_subject(training, config.fold, config.folds, self.seed)
-        check_disjoint(training, validation)
-        if not training or not validation:
-            raise InputError(
-                manifest,
-                expected="training and validation cases",
-                found=f"{len(training)} and {len(validation)}",
-                remedy="add cases, or leave out the splits and set data.fold",
-            )
-        _check_cases([*training, *validation], modality)
-        return training, validation
+        training, validation = self._members()
+        return [*training.labelled, *training.scans], [*validation.labelled, *validation.scans]
+
+    def _members(self) -> tuple[_Members, _Members]:
+        if self._splits is None:
+            config = self.config
+            modality = as_modality(self.preprocess.modality)
+            labelled: tuple[list[Case], list[Case]] = ([], [])
+            scans: tuple[list[Case], list[Case]] = ([], [])
+            if config.root is not None:
+                labelled = _labelled(manifest_path(config.root), config, self.seed)
+                _check_cases([*labelled[0], *labelled[1]], modality)
+            if config.backgrounds is not None:
+                found = find_scans(config.backgrounds, modality)
+                scans = split_by_subject(found, config.fold, config.folds, self.seed)
+            check_disjoint([*labelled[0], *scans[0]], [*labelled[1], *scans[1]])
+            self._splits = _Members(labelled[0], scans[0]), _Members(labelled[1], scans[1])
+        return self._splits
+
+    def _caches(self) -> tuple[CaseCache, CaseCache]:
+        """Return the caches of labelled cases and of scans."""
+        settings = self.preprocess
+        root = Path(self.config.cache)
+        return (
+            CaseCache(root, LoadCase(settings), ["labelled", settings]),
+            CaseCache(root, LoadCase(settings, host=True), ["scans", settings]),
+        )
 
     def setup(self, stage: str | None = None) -> None:
-        """Read and cache every case."""
-        if self.training:
+        """Prepare every case that the cache does not hold yet."""
+        if self._patches is not None:
             return
-        inserting = self.config.backgrounds is not None
-        self.training, self.validation = self.split()
-        load = LoadCase(self.preprocess, host=inserting)
-        modality = as_modality(self.preprocess.modality)
-        insert = InsertCalcinosisd(self.preprocess.spacing, probability=self.config.foreground_share, modality=modality)
-        crop = CropPatchd(self.config.patch_size, self.config.foreground_share, air_value(self.preprocess))
-        normal = Normalized()
-        self._patches = PatchDataset(
-            CacheDataset(self.training, load, progress=False, num_workers=2),
-            [crop, *([insert] if inserting else []), normal, *build_augment(self.augment, self.preprocess.spacing)],
-            self.seed,
+        training, validation = self._members()
+        labelled, scans = self._caches()
+        config = self.config
+        spacing, modality = self.preprocess.spacing, as_modality(self.preprocess.modality)
+        crop = CropPatchd(
+            config.patch_size, config.foreground_share, air_value(self.preprocess), hard_share=config.hard_share
         )
-        fixed: list[Callable[[Any], Any]] = [load]
-        if inserting:
-            always = InsertCalcinosisd(self.preprocess.spacing, probability=1.0, modality=modality)
-            fixed.append(_SeededByCase(always, self.seed))
-        self._scans = CacheDataset(self.validation, mt.Compose([*fixed, normal]), progress=False, num_workers=2)
+        finish = [Normalized(), *build_augment(self.augment, spacing)]
+        insert = InsertCalcinosisd(spacing, probability=config.foreground_share, modality=modality)
+        share = 0.0 if not training.scans else config.inserted_share if training.labelled else 1.0
+        sources = [
+            Source(scans.prepare(training.scans), [crop, insert, *finish], share),
+            Source(labelled.prepare(training.labelled), [crop, *finish], 1 - share),
+        ]
+        self._patches = PatchDataset(sources, self.seed, repeat_one=config.repeat_one)
+        always = _SeededByCase(InsertCalcinosisd(spacing, probability=1.0, modality=modality), self.seed)
+        self._scans = _Scans(
+            [
+                *((folder, mt.Compose([Normalized()])) for folder in labelled.prepare(validation.labelled)),
+                *((folder, mt.Compose([always, Normalized()])) for folder in scans.prepare(validation.scans)),
+            ]
+        )
 
-    def train_dataloader(self) -> DataLoader[dict[str, Any]]:
-        """Return batches of patches."""
-        workers = self.config.workers
-        return DataLoader(
-            self._patches,
-            batch_size=self.config.batch_size,
-            sampler=EpochSampler(self.config.patches_per_epoch),
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            drop_last=True,
-        )
+    def train_dataloader(self) -> PatchLoader:
+        """Return batches of patches; under several ranks each gets its own part of every epoch."""
+        assert self._patches is not None
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        sampler = EpochSampler(self.config.patches_per_epoch, self.config.batch_size, rank=rank, world_size=world_size)
+        self._loader = PatchLoader(self._patches, sampler, workers=self.config.workers)
+        if self._resumed:
+            self._loader.load_state_dict(self._resumed)
+            self._resumed = {}
+        return self._loader
+
+    def state_dict(self) -> dict[str, int]:
+        """Return how far the epoch is, for the checkpoint."""
+        return {} if self._loader is None else self._loader.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Go on in the middle of an epoch.
+
+        Lightning restores loaders too, but not when the number of steps was asked for before (as schedules do).
+        """
+        self._resumed = state_dict
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]]:
-        """Return whole preprocessed scans, one a batch."""
-        return DataLoader(self._scans, batch_size=1)
+        """Return whole preprocessed scans, one a batch; under several ranks each gets its own part."""
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        return DataLoader(self._scans, batch_size=1, sampler=range(rank, len(self._scans), world_size))
+
+
+@dataclass(frozen=True)
+class _Members:
+    """Cases of one split."""
+
+    labelled: list[Case]
+    scans: list[Case]
+
+
+class _Scans(Dataset[dict[str, Any]]):
+    """Whole validation scans: the same every time, so they are kept in memory once made."""
+
+    def __init__(self, members: Sequence[tuple[Path, mt.Compose]]) -> None:
+        self.members = members
+        self._made: dict[int, dict[str, Any]] = {}
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        if number not in self._made:
+            folder, transform = self.members[number]
+            self._made[number] = transform(read_sample(folder))
+        return self._made[number]
+
+
+def _labelled(manifest: Path, config: DataConfig, seed: int) -> tuple[list[Case], list[Case]]:
+    """Return training and validation cases of a manifest."""
+    if not manifest.is_file():
+        raise CaseNotFoundError(
+            manifest,
+            expected="a manifest at data.root",
+            found="no such file",
+            remedy="set data.root to a folder with datalist.json; `jdm-seg synthesize` makes one",
+        )
+    cases = read_manifest(manifest).cases
+    training, validation = list(cases.get("training", ())), list(cases.get("validation", ()))
+    if not validation:
+        training, validation = split_by_subject(training, config.fold, config.folds, seed)
+    check_disjoint(training, validation)
+    if not training or not validation:
+        raise InputError(
+            manifest,
+            expected="training and validation cases",
+            found=f"{len(training)} and {len(validation)}",
+            remedy="add cases, or leave out the splits and set data.fold",
+        )
+    return training, validation
 
 
 class _SeededByCase(mt.Transform):  # type: ignore[misc]

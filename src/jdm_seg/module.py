@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,13 @@ from jdm_seg.metrics.protocol import LesionProtocol
 from jdm_seg.metrics.voxel import dice
 from jdm_seg.networks import as_levels, build_network, foreground_logit
 from jdm_seg.synthesis.insert import IGNORE
+
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "cosine": lambda left: 0.5 * (1 - math.cos(math.pi * left)),
+    "poly": lambda left: left**0.9,
+    "constant": lambda _: 1.0,
+}
+"""Learning rate as a share of its peak, by the share of steps that are left after the warm-up."""
 
 
 class SegmentationModule(LightningModule):
@@ -38,6 +46,7 @@ class SegmentationModule(LightningModule):
         inference: dict[str, Any],
         evaluation: dict[str, Any],
         warmup_steps: int = 20,
+        schedule: str = "cosine",
     ) -> None:
         """Build network and loss.
 
@@ -48,7 +57,8 @@ class SegmentationModule(LightningModule):
             preprocess: Plain values of ``PreprocessConfig``.
             inference: ``roi_size``, ``overlap``, ``batch_size``, ``threshold``.
             evaluation: Arguments of ``LesionProtocol``.
-            warmup_steps: Steps over which the learning rate rises; then it falls as a cosine to zero.
+            warmup_steps: Steps over which the learning rate rises.
+            schedule: How it falls to zero after that: ``cosine``, ``poly`` (power 0.9, as in nnU-Net), or ``constant``.
         """
         super().__init__()
         self.save_hyperparameters()
@@ -72,8 +82,8 @@ class SegmentationModule(LightningModule):
         """Forget the scores of the last epoch."""
         self._scores.clear()
 
-    def validation_step(self, batch: dict[str, Any], batch_index: int) -> None:
-        """Segment one whole scan and count its lesions."""
+    def validation_step(self, batch: dict[str, Any], batch_index: int) -> dict[str, Any]:
+        """Segment one whole scan, count its lesions, and return ``prediction``, (X, Y, Z) bool."""
         window = self.hparams["inference"]
         logits = predict_logits(
             batch["image"][0, 0],
@@ -87,6 +97,7 @@ class SegmentationModule(LightningModule):
         prediction = (logits > math.log(threshold / (1 - threshold))).cpu().numpy() & counted
         reference = (batch["label"][0, 0] == 1).cpu().numpy()
         self._scores.append(self._score(prediction, reference))
+        return {"prediction": prediction}
 
     def _score(self, prediction: np.ndarray[Any, Any], reference: np.ndarray[Any, Any]) -> tuple[float, int, int, int]:
         protocol = LesionProtocol(**self.hparams["evaluation"])
@@ -96,9 +107,9 @@ class SegmentationModule(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log Dice as the mean over scans, and lesion figures pooled over them (steadier with few scans)."""
-        if not self._scores:
+        scores = self._scores_of_all_ranks()
+        if not len(scores):
             return
-        scores = np.array(self._scores, dtype=float)
         tp, fp, fn = scores[:, 1:].sum(axis=0)
         counts = LesionCounts(int(tp), int(fp), int(fn))
         defined = scores[np.isfinite(scores[:, 0]), 0]
@@ -112,8 +123,16 @@ class SegmentationModule(LightningModule):
         figures["val/score"] = np.nan_to_num(figures["val/lesion_f1"] + figures["val/dice"]) / 2
         self.log_dict({name: float(value) for name, value in figures.items()}, prog_bar=True, batch_size=len(scores))
 
+    def _scores_of_all_ranks(self) -> np.ndarray[Any, Any]:
+        """Return Dice, true, false and missed lesions of every scan; each rank has segmented its own part."""
+        if self.trainer.world_size > 1:
+            parts: list[Any] = [None] * self.trainer.world_size
+            torch.distributed.all_gather_object(parts, self._scores)
+            return np.array([row for part in parts for row in part], dtype=float)
+        return np.array(self._scores, dtype=float)
+
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """Return the optimizer with linear warm-up and cosine decay, stepped every batch."""
+        """Return the optimizer with linear warm-up and then the schedule, stepped every batch."""
         optimizer = instantiate(self.hparams["optimizer"], "optimizer", params=list(self.network.parameters()))
         total = max(2, int(self.trainer.estimated_stepping_batches))
         warmup = min(int(self.hparams["warmup_steps"]), total // 4)
@@ -121,7 +140,8 @@ class SegmentationModule(LightningModule):
         def factor(step: int) -> float:
             if step < warmup:
                 return (step + 1) / (warmup + 1)
-            return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, total - warmup))))
+            left = 1 - min(1.0, (step - warmup) / max(1, total - warmup))
+            return SCHEDULES[self.hparams["schedule"]](left)
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

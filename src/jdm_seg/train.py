@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -18,8 +19,11 @@ from typing import Any
 import torch
 import yaml
 from lightning import LightningModule, Trainer, seed_everything
+from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.utilities import rank_zero_only
 
+from jdm_seg.callbacks import SafeStop
 from jdm_seg.cases import Case
 from jdm_seg.config import LAST_CHECKPOINT, TrainConfig, instantiate, plain
 from jdm_seg.data import CaseDataModule
@@ -50,7 +54,7 @@ def train(config: TrainConfig, run_dir: Path) -> Path:
     """
     _quiet()
     seed_everything(config.seed, workers=True, verbose=False)
-    checkpoint = find_checkpoint(config.ckpt, run_dir)
+    checkpoint = find_checkpoint(config.ckpt or _requeued(run_dir), run_dir)
     inference = replace(config.inference, roi_size=config.inference.roi_size or config.data.patch_size)
     module = SegmentationModule(
         network=config.network,
@@ -60,7 +64,10 @@ def train(config: TrainConfig, run_dir: Path) -> Path:
         inference=plain(inference),
         evaluation=plain(config.evaluation),
         warmup_steps=config.trainer.warmup_steps,
+        schedule=config.trainer.schedule,
     )
+    if config.trainer.compile:
+        module.network.compile()
     _check_patch_size(module, config.data.patch_size, "data.patch_size")
     _check_patch_size(module, module.hparams["inference"]["roi_size"], "inference.roi_size")
     data = CaseDataModule(config.data, config.preprocess, config.augment, config.seed)
@@ -68,6 +75,7 @@ def train(config: TrainConfig, run_dir: Path) -> Path:
     training, validation = data.split()
     if checkpoint is not None:
         _check_same_splits(run_dir, training, validation)
+    first = rank_zero_only.rank == 0
     run_dir.mkdir(parents=True, exist_ok=True)
     precision = precision_of(config.trainer.precision, config.trainer.accelerator)
     facts = describe_run(
@@ -76,22 +84,34 @@ def train(config: TrainConfig, run_dir: Path) -> Path:
         start=now(),
         precision=precision,
     )
-    facts["splits_sha256"] = _write_inputs(run_dir, config, training, validation)
-    write_text(run_dir / "run.json", json.dumps({**facts, "status": "running"}, indent=1) + "\n")
-    _keep_earlier_metrics(run_dir)
+    if first:
+        facts["splits_sha256"] = _write_inputs(run_dir, config, training, validation)
+        write_text(run_dir / "run.json", json.dumps({**facts, "status": "running"}, indent=1) + "\n")
+        _keep_earlier_metrics(run_dir)
     trainer = _build_trainer(config, run_dir)
     # weights_only: the checkpoint holds plain values, so nothing in it can run code
     status = "interrupted"
     try:
         trainer.fit(module, data, ckpt_path=None if checkpoint is None else str(checkpoint), weights_only=True)
-        status = "finished"
+        status = _status(trainer, run_dir)
     except Exception:
         status = "failed"
         raise
     finally:
-        facts |= _outcome(trainer, module, status)
-        write_text(run_dir / "run.json", json.dumps(facts, indent=1) + "\n")
+        if first:
+            facts |= _outcome(trainer, module, status)
+            write_text(run_dir / "run.json", json.dumps(facts, indent=1) + "\n")
     return run_dir
+
+
+def _status(trainer: Trainer, run_dir: Path) -> str:
+    """Return ``stopped`` and say how to go on where the training was asked to end early, else ``finished``."""
+    callbacks: list[Callback] = getattr(trainer, "callbacks", [])
+    reasons = [callback.stopped_by for callback in callbacks if isinstance(callback, SafeStop)]
+    if not any(reasons):
+        return "finished"
+    log.info("stopped by %s after step %d; go on with ckpt=last run_dir=%s", reasons[0], trainer.global_step, run_dir)
+    return "stopped"
 
 
 def _outcome(trainer: Trainer, module: SegmentationModule, status: str) -> dict[str, Any]:
@@ -108,6 +128,12 @@ def _outcome(trainer: Trainer, module: SegmentationModule, status: str) -> dict[
             if k.startswith("val/")
         },
     }
+
+
+def _requeued(run_dir: Path) -> str | None:
+    """Return ``last`` for a SLURM job that was put back into the queue and had saved something."""
+    again = int(os.environ.get("SLURM_RESTART_COUNT", "0")) > 0
+    return "last" if again and (run_dir / LAST_CHECKPOINT).is_file() else None
 
 
 def find_checkpoint(ckpt: str | None, run_dir: Path) -> Path | None:
@@ -203,10 +229,14 @@ def _build_trainer(config: TrainConfig, run_dir: Path) -> Trainer:
     return Trainer(
         accelerator=settings.accelerator,
         devices=settings.devices,
+        num_nodes=settings.nodes,
         precision=precision_of(settings.precision, settings.accelerator),  # type: ignore[arg-type]
         max_epochs=settings.max_epochs,
         max_time=None if settings.max_minutes is None else timedelta(minutes=settings.max_minutes),
         gradient_clip_val=settings.gradient_clip,
+        accumulate_grad_batches=settings.accumulate,
+        # a preempted job is saved and put back by SafeStop, which knows where the run folder is
+        plugins=[SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else None,
         check_val_every_n_epoch=settings.validate_every,
         deterministic="warn" if settings.deterministic else False,
         callbacks=callbacks,
@@ -249,6 +279,8 @@ def _quiet() -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*Experiment logs directory.*")
+    warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
+    warnings.filterwarnings("ignore", message=".*`srun` command is available.*")
     warnings.filterwarnings("ignore", message=".*`isinstance.treespec, LeafSpec.`.*")
 
 

@@ -1,9 +1,8 @@
-"""One preprocessing for training, validation and prediction, the way back to the scan's grid, and augmentation."""
+"""Cases to patches: loading, cropping, normalisation and augmentation while training."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import cc3d
@@ -12,115 +11,30 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from jdm_seg.body_mask import bounding_box, find_body
 from jdm_seg.cases import Case, as_modality
-from jdm_seg.config import AugmentConfig, IntensityConfig, PreprocessConfig
-from jdm_seg.resample import axis_weights, resample
-from jdm_seg.synthesis.insert import HOST_KEYS, host_arrays
-from jdm_seg.volume import Spacing, Volume, read_volume
+from jdm_seg.config import AugmentConfig, PreprocessConfig
+from jdm_seg.model_grid import air_value as air_value
+from jdm_seg.model_grid import intensity_range as intensity_range
+from jdm_seg.model_grid import normalize as normalize
+from jdm_seg.model_grid import preprocess as preprocess
+from jdm_seg.model_grid import preprocess_label as preprocess_label
+from jdm_seg.synthesis.insert import HOST_KEYS, IGNORE, host_arrays
+from jdm_seg.volume import Spacing, read_volume
 
 FloatArray = NDArray[np.float32]
-_MARGIN_MM = 6.0
 _LESION_POINTS = 64
-
-
-@dataclass(frozen=True)
-class Placement:
-    """How a model-grid array lies in its scan; what the way back needs.
-
-    Attributes:
-        box: The body's box in the canonical scan.
-        canonical_shape: Shape of the whole canonical scan.
-        shape: Shape on the model's grid.
-        step: Model spacing over scan spacing along each axis.
-        body: The body on the canonical scan, bool.
-    """
-
-    box: tuple[slice, slice, slice]
-    canonical_shape: tuple[int, int, int]
-    shape: tuple[int, int, int]
-    step: Spacing
-    body: NDArray[np.bool_]
-
-    @property
-    def box_shape(self) -> tuple[int, int, int]:
-        """Shape of the box in scan voxels."""
-        x, y, z = (s.stop - s.start for s in self.box)
-        return x, y, z
-
-    def to_model(self) -> list[FloatArray]:
-        """Return the weights from the box to the model's grid."""
-        return [axis_weights(n, m, step) for n, m, step in zip(self.box_shape, self.shape, self.step, strict=True)]
-
-    def to_scan(self) -> list[FloatArray]:
-        """Return the weights from the model's grid back to the box."""
-        return [axis_weights(m, n, 1 / step) for n, m, step in zip(self.box_shape, self.shape, self.step, strict=True)]
-
-
-def preprocess(scan: Volume, config: PreprocessConfig) -> tuple[FloatArray, Placement]:
-    """Bring a scan to the model's grid: canonical axes, cropped to the body, at the model's spacing.
-
-    Args:
-        scan: On its own grid, any orientation.
-        config: Gives modality and spacing.
-
-    Returns:
-        Values in the scan's units, shape (X, Y, Z), and the way back.
-    """
-    canonical = scan.to_canonical()
-    body = find_body(canonical.array, canonical.spacing, config.modality)
-    margin = [int(np.ceil(_MARGIN_MM / s)) for s in canonical.spacing]
-    box = bounding_box(body, margin)
-    step = tuple(m / s for m, s in zip(config.spacing, canonical.spacing, strict=True))
-    shape = tuple(max(1, round((s.stop - s.start) / f)) for s, f in zip(box, step, strict=True))
-    placement = Placement(
-        box=box,
-        canonical_shape=canonical.grid.shape,
-        shape=(shape[0], shape[1], shape[2]),
-        step=(step[0], step[1], step[2]),
-        body=body,
-    )
-    return resample(canonical.array[box], placement.to_model()), placement
-
-
-def preprocess_label(label: Volume, placement: Placement) -> NDArray[np.uint8]:
-    """Bring a mask to the model's grid: 1 where foreground fills at least half of the voxel."""
-    foreground = label.to_canonical().array[placement.box] > 0
-    return (resample(foreground, placement.to_model()) >= 0.5).astype(np.uint8)
-
-
-def intensity_range(image: NDArray[Any], config: IntensityConfig) -> tuple[float, float]:
-    """Return the values that become -1 and 1.
-
-    Args:
-        image: The whole scan on the model's grid; percentiles are taken where it is brighter than its own mean,
-            which is the body.
-        config: The rule.
-    """
-    if config.kind == "window":
-        return config.low, config.high
-    bright = image[image > image.mean()]
-    low, high = np.percentile(bright if bright.size else image, (config.low, config.high))
-    return min(0.0, float(low)), max(float(high), 1e-3)
-
-
-def normalize(image: FloatArray, limits: tuple[float, float]) -> FloatArray:
-    """Map ``limits`` linearly to -1 and 1 and clip."""
-    low, high = limits
-    scaled = (image - np.float32(low)) * np.float32(2 / (high - low)) - np.float32(1)
-    return np.clip(scaled, -1, 1, out=scaled)
-
-
-def air_value(config: PreprocessConfig) -> float:
-    """Return what surrounds a body: the value that patches and windows are padded with, before normalisation."""
-    return -1024.0 if config.modality == "ct" else 0.0
+_HARD_HU = 150.0
+"""Brighter than blood and muscle in every scan without contrast."""
+_HARD_BLOCK = 16
+"""Voxels."""
 
 
 class LoadCase(mt.Transform):  # type: ignore[misc]
     """Case → sample on the model's grid; deterministic, so its result is cached.
 
     Keys: ``case_id``; ``image`` (1, X, Y, Z) float32 in the scan's units; ``label`` (1, X, Y, Z) uint8; ``limits`` of
-    the intensity rule; ``points`` (N, 4): voxels of deposits as (lesion, x, y, z); ``acquired_spacing`` in mm;
+    the intensity rule; ``points`` (N, 4): voxels of deposits as (lesion, x, y, z); ``hard`` (N, 3): voxels that look
+    like one and are none; ``acquired_spacing`` in mm;
     with ``host=True`` also what insertion needs, by :data:`~jdm_seg.synthesis.insert.HOST_KEYS`.
     """
 
@@ -138,12 +52,17 @@ class LoadCase(mt.Transform):  # type: ignore[misc]
             mask = read_volume(case.label)
             scan.check_same_grid(mask)
             label = preprocess_label(mask, placement)
+        if case.ignore is not None:
+            zone = read_volume(case.ignore)
+            scan.check_same_grid(zone, "ignore zone")
+            label[preprocess_label(zone, placement) > 0] = IGNORE
         sample = {
             "case_id": case.case_id,
             "image": image[None],
             "label": label[None],
             "limits": intensity_range(image, self.config.intensity),
-            "points": _lesion_points(label),
+            "points": _lesion_points((label == 1).view(np.uint8)),
+            "hard": _hard_points(image, label, self.config.modality),
             "acquired_spacing": scan.to_canonical().spacing,
         }
         return sample | (
@@ -162,6 +81,19 @@ def _lesion_points(label: NDArray[np.uint8]) -> NDArray[np.int32]:
     return np.concatenate(points).astype(np.int32) if points else np.zeros((0, 4), np.int32)
 
 
+def _hard_points(image: FloatArray, label: NDArray[np.uint8], modality: str) -> NDArray[np.int32]:
+    """Return up to one bright voxel of every block of the scan, so that a small vessel is met as often as a femur.
+
+    Only CT has a value that calcium is brighter than; on STIR what is dark depends on the place.
+    """
+    if modality != "ct":
+        return np.zeros((0, 3), np.int32)
+    where = np.argwhere((image > _HARD_HU) & (label == 0))
+    where = np.random.default_rng(0).permutation(where)
+    _, first = np.unique(where // _HARD_BLOCK, axis=0, return_index=True)
+    return where[first].astype(np.int32)
+
+
 def _voxels_by_label(labels: NDArray[Any]) -> list[NDArray[np.intp]]:
     where = np.argwhere(labels)
     numbers = labels[tuple(where.T)]
@@ -175,22 +107,37 @@ class CropPatchd(mt.MapTransform, mt.Randomizable):  # type: ignore[misc]
     A deposit always in the centre would teach the network that deposits lie in centres.
     """
 
-    def __init__(self, patch_size: tuple[int, int, int], foreground_share: float, air: float) -> None:
-        """Set the patch size in voxels, the share of patches with a deposit, and the padding value of images."""
+    def __init__(
+        self, patch_size: tuple[int, int, int], foreground_share: float, air: float, *, hard_share: float = 0.0
+    ) -> None:
+        """Set what patches hold.
+
+        Args:
+            patch_size: In voxels.
+            foreground_share: Share of patches around a deposit, in scans that have one.
+            air: Padding value of images.
+            hard_share: Share of the other patches around something that looks like a deposit.
+        """
         mt.MapTransform.__init__(self, ("image", "label", *HOST_KEYS), allow_missing_keys=True)
         self.patch_size = patch_size
         self.foreground_share = foreground_share
         self.air = air
+        self.hard_share = hard_share
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return the sample with its arrays cut to the patch size, padded where the scan ends."""
         sample = dict(data)
         shape = sample["image"].shape[1:]
         points = sample["points"]
+        hard = sample["hard"]
+        at = None
         if len(points) and self.R.random() < self.foreground_share:
             lesion = self.R.choice(np.unique(points[:, 0]))
             members = points[points[:, 0] == lesion, 1:]
             at = members[self.R.randint(len(members))]
+        elif len(hard) and self.R.random() < self.hard_share:
+            at = hard[self.R.randint(len(hard))]
+        if at is not None:
             start = [int(p - self.R.uniform(0.15, 0.85) * n) for p, n in zip(at, self.patch_size, strict=True)]
         else:
             start = [
@@ -226,7 +173,7 @@ class Normalized(mt.MapTransform):  # type: ignore[misc]
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return case id, normalised image and label as tensors."""
         image = normalize(np.asarray(data["image"]).astype(np.float32), data["limits"])
-        label = torch.as_tensor(np.asarray(data["label"]))
+        label = torch.from_numpy(np.array(data["label"]))  # a copy: prepared cases are read-only maps
         return {"case_id": data["case_id"], "image": torch.from_numpy(image), "label": label}
 
 

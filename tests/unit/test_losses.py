@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -69,3 +70,69 @@ def test_several_classes(label):
     label[0, 0, 0] = 255
     assert torch.isclose(loss([logits], label), right, atol=1e-3)
     assert loss([-logits], label) > 10
+
+
+COMPONENTS = "jdm_seg.losses.ComponentDiceCELoss"
+
+
+def by_hand(logits, target, regions):
+    """Return Dice plus cross-entropy of each region, looped in NumPy."""
+    probability = 1 / (1 + np.exp(-logits))
+    entropy = -(target * np.log(probability) + (1 - target) * np.log1p(-probability))
+    return np.mean(
+        [
+            1
+            - (2 * (probability * target)[r].sum() + 1e-5) / ((probability + target)[r].sum() + 1e-5)
+            + entropy[r].mean()
+            for r in regions
+        ]
+    )
+
+
+def two_lesions():
+    target = np.zeros((12, 6, 6))
+    target[1:4, 1:4, 1:4] = 1
+    target[10, 3, 3] = 1
+    return target, np.random.default_rng(0).normal(0, 2, target.shape)
+
+
+def test_every_lesion_weighs_the_same_in_its_own_surroundings():
+    target, logits = two_lesions()
+    # the distance of every voxel to every voxel of each lesion; none is as near to both
+    inside = [
+        np.argwhere(target * (np.arange(12)[:, None, None] < 6)),
+        np.argwhere(target * (np.arange(12)[:, None, None] > 6)),
+    ]
+    grid = np.stack(np.meshgrid(*map(np.arange, target.shape), indexing="ij"), -1)[..., None, :]
+    near = [np.linalg.norm(grid - lesion, axis=-1).min(-1) for lesion in inside]
+    assert not (near[0] == near[1]).any()
+    loss = build_loss({"_target_": COMPONENTS, "weight": 1.0})
+    found = loss(
+        [torch.tensor(logits, dtype=torch.float32)[None, None]], torch.tensor(target, dtype=torch.uint8)[None, None]
+    )
+    assert float(found) == pytest.approx(by_hand(logits, target, [near[0] < near[1], near[1] < near[0]]), rel=1e-5)
+
+
+def test_blob_loss_hides_the_other_lesions():
+    target, logits = two_lesions()
+    first = (target > 0) & (np.arange(12)[:, None, None] < 6)
+    second = (target > 0) & ~first
+    loss = build_loss({"_target_": COMPONENTS, "weight": 1.0, "regions": "blob"})
+    found = loss(
+        [torch.tensor(logits, dtype=torch.float32)[None, None]], torch.tensor(target, dtype=torch.uint8)[None, None]
+    )
+    assert float(found) == pytest.approx(by_hand(logits, target, [~second, ~first]), rel=1e-5)
+
+
+def test_missing_a_small_lesion_costs_more_than_in_dice_of_the_whole(label):
+    label[0, 0, 7, 7, 7] = 1
+    missed = sure(label)
+    missed[0, 0, 7, 7, 7] = -20
+    plain, component = build_loss(DICE_CE), build_loss({"_target_": COMPONENTS, "weight": 0.5})
+    assert component([missed], label) > 3 * plain([missed], label)
+
+
+def test_a_patch_without_lesions_has_the_loss_of_the_whole(label):
+    empty = torch.zeros_like(label)
+    logits = torch.randn(1, 1, 8, 8, 8)
+    assert build_loss({"_target_": COMPONENTS})([logits], empty) == build_loss(DICE_CE)([logits], empty)
