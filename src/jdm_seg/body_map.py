@@ -194,15 +194,22 @@ def block_means(hu: NDArray[Any], strides: NDArray[np.int64]) -> FloatArray:
 
     Works slice by slice of the result, float32: no copy of the whole array is made.
     """
-    slices = []
     starts = [np.arange(0, n, s) for n, s in zip(hu.shape, strides, strict=True)]
-    for z in starts[2]:
-        plane = hu[:, :, z : z + strides[2]].mean(axis=2, dtype=np.float32)
-        for axis in (0, 1):
-            counts = np.diff(np.append(starts[axis], hu.shape[axis])).astype(np.float32)
-            plane = np.add.reduceat(plane, starts[axis], axis=axis) / np.expand_dims(counts, 1 - axis)
-        slices.append(plane)
-    return np.stack(slices, axis=2)
+    counts = [np.diff(np.append(first, n)).astype(np.float32) for first, n in zip(starts, hu.shape, strict=True)]
+    result = np.empty([len(first) for first in starts], np.float32)
+    area = counts[0][:, None] * counts[1]
+    for index, z in enumerate(starts[2]):
+        # memory order of the scan: its rows are added as they lie
+        plane = hu[:, :, z].astype(np.float32)
+        for other in range(z + 1, min(z + strides[2], hu.shape[2])):
+            plane += hu[:, :, other]
+        rows = np.add.reduceat(plane.T, starts[1], axis=0)
+        sums = np.zeros((len(starts[1]), len(starts[0])), np.float32)
+        for step in range(strides[0]):
+            part = rows[:, step :: strides[0]]
+            sums[:, : part.shape[1]] += part
+        result[:, :, index] = sums.T / (area * counts[2][index])
+    return result
 
 
 def _distance(mask: NDArray[np.bool_], spacing: Spacing) -> FloatArray:

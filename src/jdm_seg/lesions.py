@@ -5,6 +5,7 @@ Terms:
     labels: the mask with each voxel numbered by its lesion, 0 outside, 1 for the largest.
 
 Cost follows the number of lesion voxels and, for labelling, the box around all of them; never lesions times volume.
+Memory beside scan and mask: the labels (2 bytes a voxel of the scan) and about 150 bytes a lesion voxel.
 """
 
 from __future__ import annotations
@@ -20,11 +21,12 @@ from scipy.spatial import ConvexHull
 from scipy.spatial.distance import pdist
 
 from jdm_seg.body_map import UNKNOWN, BodyMap
-from jdm_seg.components import CONNECTIVITY, GROUPING_MM, find_lesions
+from jdm_seg.components import CONNECTIVITY, GROUPING_MM, LesionVoxels, find_lesions
 from jdm_seg.errors import InputError
 from jdm_seg.mass import Signal, mass_mg, measure_signal
 from jdm_seg.neighbourhood import Indices, ball_steps, distance_to_outside, foreground_indices
 from jdm_seg.physics import HU_MAX
+from jdm_seg.sharpness import Blur
 from jdm_seg.volume import Grid, Spacing, Volume, case_id_of, read_volume, write_table
 
 SIZE_STRATA = ("<3 mm", "3-10 mm", ">10 mm")
@@ -135,8 +137,12 @@ def label_lesions(
     Raises:
         ValueError: For another connectivity or a negative radius.
     """
-    lesions = find_lesions(mask, spacing, connectivity=connectivity, grouping_mm=grouping_mm)
-    labels: Labels = np.zeros_like(mask, dtype=np.uint16 if lesions.count < 2**16 else np.uint32)
+    return paint_lesions(find_lesions(mask, spacing, connectivity=connectivity, grouping_mm=grouping_mm), mask)
+
+
+def paint_lesions(lesions: LesionVoxels, like: NDArray[Any]) -> Labels:
+    """Return a list of lesions as a label array of the shape and memory order of ``like``."""
+    labels: Labels = np.zeros_like(like, dtype=np.uint16 if lesions.count < 2**16 else np.uint32)
     labels[tuple(lesions.indices.T)] = lesions.numbers
     return labels
 
@@ -150,6 +156,8 @@ def measure_lesions(
     probability: NDArray[Any] | None = None,
     body: NDArray[np.bool_] | None = None,
     body_map: BodyMap | None = None,
+    blur: Blur | None = None,
+    voxels: LesionVoxels | None = None,
 ) -> list[Lesion]:
     """Measure every lesion of a label array.
 
@@ -162,12 +170,14 @@ def measure_lesions(
         probability: Network output in [0, 1] on the same grid.
         body: Body mask on the same grid; its outside is skin and beyond, the end of the scan is not.
         body_map: Of the same scan, canonical axes; None leaves region, side and depth class unknown.
+        blur: How the scan blurs, see :func:`~jdm_seg.sharpness.estimate_sharpness`; None assumes a soft kernel.
+        voxels: The same lesions as a list, where it is at hand: spares a search through ``labels``.
 
     Returns:
         One row per lesion by number; empty without lesions. ``mass_mg_ha`` is None for a lesion with no background
         to measure, ``depth_mm`` when the body mask has no outside.
     """
-    lesions = _grouped(labels)
+    lesions = _grouped(labels) if voxels is None else _grouped_by(voxels.indices, voxels.numbers)
     if not lesions.numbers.size:
         return []
     volumes = np.asarray(lesions.counts * grid.voxel_volume_mm3, dtype=np.float64)
@@ -189,7 +199,7 @@ def measure_lesions(
         columns["max_hu"] = np.maximum.reduceat(values, lesions.starts).tolist()
         columns["clipped_fraction"] = lesions.mean(values >= HU_MAX).tolist()
         if slope_hu_per_mg is not None:
-            signals = [measure_signal(labels, image, *lesion, grid.spacing) for lesion in lesions]
+            signals = [measure_signal(labels, image, *lesion, grid.spacing, blur) for lesion in lesions]
             slopes = lesions.mean(np.broadcast_to(slope_hu_per_mg, labels.shape[2:])[lesions.indices[:, 2]])
             columns |= _signal_columns(signals, volumes, grid.voxel_volume_mm3, slopes)
     if probability is not None:
@@ -323,7 +333,10 @@ class _Grouped:
 
 def _grouped(labels: NDArray[Any]) -> _Grouped:
     indices = foreground_indices(labels)
-    values = labels[tuple(indices.T)]
+    return _grouped_by(indices, labels[tuple(indices.T)])
+
+
+def _grouped_by(indices: Indices, values: NDArray[Any]) -> _Grouped:
     order = np.argsort(values, kind="stable")
     numbers, starts, counts = np.unique(values[order], return_index=True, return_counts=True)
     return _Grouped(numbers.astype(np.int64), indices[order], starts, counts)
@@ -335,7 +348,7 @@ def longest_axis_mm(indices: Indices, affine: NDArray[np.float64]) -> float:
     Only corners of the convex hull can be that far apart; voxels in one line or plane have no hull in 3-D and are
     treated in their own dimension.
     """
-    points = indices @ affine[:3, :3].T
+    points = _ends_of_runs(indices) @ affine[:3, :3].T
     if len(points) > 64:
         centred = points - points.mean(axis=0)
         _, scale, axes = np.linalg.svd(centred.T @ centred)
@@ -344,3 +357,12 @@ def longest_axis_mm(indices: Indices, affine: NDArray[np.float64]) -> float:
             return float(np.ptp(flat))
         points = flat[ConvexHull(flat).vertices]
     return float(pdist(points).max(initial=0.0))
+
+
+def _ends_of_runs(indices: Indices) -> Indices:
+    """Leave out voxels that lie between the one before and the one after along z: no corner of a hull is among them."""
+    step = np.zeros((len(indices) + 1, 3), dtype=np.int64)
+    step[1:-1] = np.diff(indices, axis=0)
+    goes_on = (step == (0, 0, 1)).all(axis=1)
+    kept: Indices = indices[~(goes_on[:-1] & goes_on[1:])]
+    return kept

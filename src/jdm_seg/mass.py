@@ -20,6 +20,7 @@ from scipy import ndimage
 from jdm_seg.body_mask import BODY_MIN_HU
 from jdm_seg.density import Contrast, estimate_contrast
 from jdm_seg.neighbourhood import HERE, Indices, ball_steps, dilation, foreground_indices, on_surface, paint
+from jdm_seg.sharpness import Blur
 from jdm_seg.volume import Spacing
 
 RING_MM = 1.5
@@ -93,18 +94,28 @@ def mass_mg(signal: Signal, voxel_volume_mm3: float, slope_hu_per_mg: float) -> 
 
 
 def excess_hu(
-    labels: NDArray[Any], image: NDArray[Any], number: int, indices: Indices, spacing: Spacing
+    labels: NDArray[Any],
+    image: NDArray[Any],
+    number: int,
+    indices: Indices,
+    spacing: Spacing,
+    blur: Blur | None = None,
 ) -> float | None:
     """Return :attr:`Signal.excess_hu` of one lesion, negative when it is darker than its surroundings.
 
     Arguments and undefined cases as for :func:`measure_signal`.
     """
-    signal = measure_signal(labels, image, number, indices, spacing)
+    signal = measure_signal(labels, image, number, indices, spacing, blur)
     return None if signal is None else signal.excess_hu
 
 
 def measure_signal(
-    labels: NDArray[Any], image: NDArray[Any], number: int, indices: Indices, spacing: Spacing
+    labels: NDArray[Any],
+    image: NDArray[Any],
+    number: int,
+    indices: Indices,
+    spacing: Spacing,
+    blur: Blur | None = None,
 ) -> Signal | None:
     """Sum the CT numbers above background over one lesion and the ring its blur reaches.
 
@@ -119,6 +130,7 @@ def measure_signal(
         number: The lesion.
         indices: Its voxels, shape (N, 3).
         spacing: Voxel size in mm.
+        blur: Of the scan, see :func:`jdm_seg.sharpness.estimate_sharpness`; None assumes one.
 
     Returns:
         The signal; None when there is nothing around it to measure a background on.
@@ -157,7 +169,7 @@ def measure_signal(
     weight[lesion] = 1.0
     total = float((excess * weight).sum(dtype=np.float64))
     noise = float(excess[soft].std(dtype=np.float64))
-    contrast = estimate_contrast(excess, lesion, weight, spacing, noise) if total > 0 else None
+    contrast = estimate_contrast(excess, lesion, weight, spacing, noise, blur) if total > 0 else None
     if contrast is not None:
         total /= contrast.captured
     background = float((hu - excess)[lesion].mean(dtype=np.float64))

@@ -39,7 +39,7 @@ def write_preview(path: Path, scan: Volume, mask: NDArray[np.bool_], *, modality
     from matplotlib.figure import Figure
 
     canonical = scan.to_canonical()
-    labels = Volume(mask.astype(np.uint8), scan.affine, scan.name).to_canonical().array
+    labels = Volume(mask, scan.affine, scan.name).to_canonical().array
     views = (("coronal", 1, 0), ("sagittal", 0, 1))
     figure = Figure(figsize=(9, 5), dpi=110, facecolor="black", layout="constrained")
     FigureCanvasAgg(figure)

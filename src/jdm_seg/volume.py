@@ -19,7 +19,7 @@ import io
 import os
 import uuid
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -228,6 +228,21 @@ def read_volume(path: Path | str) -> Volume:
     return Volume(_scaled(raw, slope, intercept, path), affine, name, image_class.header_class.copy(header))
 
 
+def stated_size(path: Path) -> int:
+    """Return how many bytes of voxels a NIfTI file's header promises, without reading them.
+
+    Raises:
+        InputError: If it is no NIfTI file of one 3-D volume.
+    """
+    with _opened(path) as stream:
+        try:
+            _, header = _read_header(stream)
+        except (HeaderDataError, WrapStructError, ValueError, OverflowError) as error:
+            raise _not_nifti(path) from error
+    shape = _check_header(header, path)
+    return int(np.prod(shape, dtype=object)) * int(header.get_data_dtype().itemsize)
+
+
 def write_volume(path: Path | str, array: NDArray[Any], like: Volume, dtype: DTypeLike | None = None) -> None:
     """Write an array on the grid of ``like``, whole or not at all.
 
@@ -424,7 +439,7 @@ def _scaled(raw: NDArray[Any], slope: float | None, intercept: float | None, pat
     intercept = 0.0 if intercept is None else float(intercept)
     if native.dtype.kind == "f":
         if native.dtype.itemsize > 4 or (slope, intercept) != (1.0, 0.0):
-            native = (native * slope + intercept).astype(np.float32)
+            native = _by_plane(native, np.float32, lambda plane: plane * slope + intercept)
         finite = np.isfinite(native)
         if not finite.all():
             raise InputError(
@@ -440,5 +455,16 @@ def _scaled(raw: NDArray[Any], slope: float | None, intercept: float | None, pat
         ends = [int(end) * int(slope) + int(intercept) for end in (native.min(), native.max())]
         for dtype in (np.int16, np.int32):
             if np.iinfo(dtype).min <= min(ends) and max(ends) <= np.iinfo(dtype).max:
-                return (native.astype(np.int64) * int(slope) + int(intercept)).astype(dtype)
-    return native.astype(np.float32) * np.float32(slope) + np.float32(intercept)
+                return _by_plane(native, dtype, lambda plane: plane.astype(np.int64) * int(slope) + int(intercept))
+    return _by_plane(
+        native, np.float32, lambda plane: plane.astype(np.float32) * np.float32(slope) + np.float32(intercept)
+    )
+
+
+def _by_plane(array: NDArray[Any], dtype: DTypeLike, change: Callable[[NDArray[Any]], NDArray[Any]]) -> NDArray[Any]:
+    """Apply a function plane by plane, in place where the result is as large: no second copy of a whole body."""
+    fits = np.dtype(dtype).itemsize == array.itemsize and array.flags.writeable
+    result = array.view(dtype) if fits else np.empty(array.shape, dtype, order="F")
+    for z in range(array.shape[2]):
+        result[:, :, z] = change(array[:, :, z])
+    return result

@@ -18,6 +18,7 @@ from jdm_seg.burden import (
     estimate_noise_hu,
     symmetry_index,
     write_analysis,
+    write_probability,
 )
 from jdm_seg.errors import GridMismatchError, InputError
 from jdm_seg.lesions import Lesion, measure_lesions
@@ -277,6 +278,32 @@ class TestFiles:
         assert not read_volume(tmp_path / "lesions.nii.gz").array.any()
         assert len((tmp_path / "lesions.csv").read_text().splitlines()) == 1
         assert json.loads((tmp_path / "burden.json").read_text())["lesion_count"] == 0
+
+    def test_probability_in_percent(self, tmp_path):
+        scan, mask = limb()
+        probability = np.zeros(mask.shape, np.float16)
+        probability[mask] = 0.753
+        probability[0, 0, :3] = [1.0, 0.004, 0.0]
+        analysis = analyse_mask(scan, mask, case_id="limb", modality="ct", kv=120)
+        write_analysis(tmp_path, scan, analysis, probability=probability)
+        percent = read_volume(tmp_path / "probability.nii.gz")
+        assert percent.array.dtype == np.uint8
+        assert_array_equal(percent.affine, scan.affine)
+        assert (percent.array[mask] == 75).all()
+        assert percent.array[0, 0, :3].tolist() == [100, 1, 0]  # what is above 0 stays visible
+        for wrong in (1.2, -0.1, np.nan):
+            probability[0, 0, 0] = wrong
+            with pytest.raises(ValueError, match=r"probabilities in \[0, 1\]"):
+                write_probability(tmp_path, probability, scan)
+
+    def test_blur_is_told(self):
+        scan, mask = limb()
+        burden = analyse_mask(scan, mask, case_id="limb", modality="ct", kv=120).burden
+        assert burden["blur_is_assumed"] is False
+        deep = Volume(scan.array[15:45, 15:35], scan.affine)  # no skin in view
+        burden = analyse_mask(deep, mask[15:45, 15:35], case_id="deep", modality="ct", kv=120).burden
+        assert (burden["blur_fwhm_mm"], burden["blur_is_assumed"]) == (1.3, True)
+        assert any("blur is assumed" in text for text in burden["warnings"])
 
     def test_lesions_without_background_are_named(self):
         labels = np.ones((6, 6, 6), dtype=np.uint16)

@@ -16,6 +16,7 @@ from scipy import ndimage
 
 from jdm_seg.body_mask import bounding_box
 from jdm_seg.physics import HU_MAX, hu_per_mg_ha
+from jdm_seg.sharpness import axial_sample, edge_width_mm
 from jdm_seg.synthesis.calcinosis import Calcinosis
 from jdm_seg.synthesis.ct import HU_MIN, CtAcquisition
 from jdm_seg.synthesis.fields import Box, blur_box, blur_reach, box_shape
@@ -34,7 +35,6 @@ _OWN_BLUR_VOXELS = 15_000
 """Larger boxes that overlap share one blur: one for each of several long sheets would take too long."""
 _BLUR_SPREAD = 0.12
 _KVS = ("80", "100", "120", "140")
-_FWHM_TO_SIGMA = 1 / 2.3548
 _UNTOUCHED = (*BONE, Tissue.GAS, Tissue.LUNG)
 
 
@@ -68,21 +68,8 @@ def estimate_blur(hu: NDArray[Any], tissue: NDArray[np.uint8], spacing: Spacing)
     Returns:
         Full width at half maximum in mm beyond the average over a voxel; None where too little skin is seen.
     """
-    step = max(1, hu.shape[2] // 24)
-    planes = hu[:, :, ::step].astype(np.float32)
-    skin = ndimage.binary_dilation(tissue[:, :, ::step] == Tissue.SKIN, np.ones((3, 3, 1)))
-    slope = np.hypot(np.gradient(planes, spacing[0], axis=0), np.gradient(planes, spacing[1], axis=1))
-    size = [2 * round(4 / s) + 1 for s in spacing[:2]] + [1]
-    low, high = ndimage.minimum_filter(planes, size), ndimage.maximum_filter(planes, size)
-    steepest = ndimage.maximum_filter(slope, [3, 3, 1])
-    clear = skin & (low < -850) & (high - low > 750) & (high < 300) & (slope == steepest)
-    if np.count_nonzero(clear) < 200:
-        return None
-    # skin that slopes through a thick slice looks blurred: a little under the median
-    width = float(np.quantile((high - low)[clear] / steepest[clear], 0.4)) / np.sqrt(2 * np.pi)
-    # central differences widen the edge by a box of two voxels, and the image is an average over one
-    voxel = float(np.mean(np.square(spacing[:2])))
-    return float(np.sqrt(max(width**2 - voxel / 3 - voxel / 12, 0.01 * voxel)) / _FWHM_TO_SIGMA)
+    every = axial_sample(hu.shape[2])
+    return edge_width_mm(hu[:, :, every], tissue[:, :, every] == Tissue.SKIN, spacing)
 
 
 def sample_scan_blur(rng: np.random.Generator, acquired: Spacing, measured: float | None = None) -> CtAcquisition:
