@@ -37,6 +37,8 @@ format: $(STAMP) ## mend what format and lint can mend
 bench: $(STAMP) ## timings, as ratios within one run
 	$(BIN)/python scripts/bench.py
 	$(BIN)/python scripts/bench_metrics.py
+	$(BIN)/python scripts/bench_inference.py
+	$(BIN)/python scripts/bench_scan.py
 
 notebooks: $(STAMP) ## build the .ipynb from their .py sources, executed
 	$(BIN)/python scripts/build_notebooks.py

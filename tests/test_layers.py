@@ -14,16 +14,35 @@ SRC = Path(__file__).parents[1] / "src" / "jdm_seg"
 # a file imports only from files above it
 ORDER = (
     "errors",
+    "machine",
     "physics",
     "volume",
     "pictures",
     "cases",
+    "findings",
+    "placement",
+    "segments",
+    "nrrd",
+    "dicom.files",
+    "dicom.acquisition",
+    "dicom.headers",
+    "dicom.geometry",
+    "dicom.pixels",
+    "dicom.series",
+    "dicom.stations",
+    "dicom.choose",
+    "dicom.read",
+    "dicom.cases",
+    "dicom.planes",
+    "dicom.segmentation",
+    "dicom.segmentation_read",
     "config",
     "provenance",
     "model_folder",
     "resample",
     "body_mask",
     "neighbourhood",
+    "sharpness",
     "components",
     "statistics",
     "synthesis.tissue",
@@ -60,6 +79,7 @@ ORDER = (
     "synthesis.estimate",
     "synthesis.blend",
     "synthesis.insert",
+    "synthesis.conditions",
     "synthesis.recipe",
     "synthesis.dataset",
     "landmarks",
@@ -67,14 +87,28 @@ ORDER = (
     "density",
     "mass",
     "lesions",
+    "masks",
+    "layouts.files",
     "nnunet",
+    "layouts.bids",
+    "layouts.dicom",
+    "layouts.read",
+    "layouts.write",
+    "layouts.convert",
+    "dicom.sr",
+    "dicom.objects",
     "agatston",
     "stir_burden",
     "detectability",
+    "scan_look",
+    "scan_values",
+    "scan_orientation",
+    "scan_checks",
     "metrics.voxel",
     "metrics.protocol",
     "metrics.matching",
     "metrics.lesion",
+    "metrics.ignore",
     "metrics.surface",
     "metrics.attributes",
     "burden",
@@ -86,30 +120,59 @@ ORDER = (
     "scoring",
     "summary",
     "evaluate",
+    "model_grid",
     "transforms",
     "networks",
     "losses",
+    "cache",
+    "patches",
     "data",
     "inference.prediction",
     "baseline",
     "inference.sliding_window",
+    "inference.clock",
+    "inference.scan_grid",
+    "inference.memory",
+    "onnx_graph",
     "inference.engines",
+    "inference.test_time",
     "inference.predict",
+    "inference.ensemble",
+    "inference.plan",
+    "inference.case_folder",
+    "inference.cohort",
     "inference.batch",
+    "inference.launch",
+    "benchmark_spec",
+    "benchmark_data",
+    "benchmark_records",
+    "benchmark_table",
+    "benchmark",
     "module",
+    "callbacks",
     "train",
+    "calibration",
+    "validation",
+    "parity",
+    "bundle",
+    "model_card",
     "export",
     "report.page",
     "report",
     "demo",
+    "check_files",
+    "check_labels",
+    "check",
+    "check_fix",
     "cli",
+    "processes.train_rank",
 )
-EXTRAS = ("wandb", "pydicom", "highdicom", "SimpleITK", "openvino", "jupytext", "nbclient")
+EXTRAS = ("wandb", "pydicom", "highdicom", "nrrd", "SimpleITK", "submitit", "openvino", "jupytext", "nbclient")
 ONLY_IN = {
     "nibabel": {"volume"},
     "hydra": {"config"},
     "omegaconf": {"config"},
-    "lightning": {"data", "module", "train"},
+    "lightning": {"data", "module", "callbacks", "train"},
 }
 WITHOUT_TORCH = (
     "volume",
@@ -156,8 +219,10 @@ def known_module(name: str, modules: set[str]) -> str | None:
     return None
 
 
+PACKAGES = ("", "synthesis", "metrics", "inference", "dicom", "layouts")
+"""Folders of modules that hold nothing themselves."""
 FILES = {module_of(path): path for path in sorted(SRC.rglob("*.py"))}
-LAYERED = {name: path for name, path in FILES.items() if name not in ("", "synthesis", "metrics", "inference")}
+LAYERED = {name: path for name, path in FILES.items() if name not in PACKAGES}
 
 
 def test_every_module_has_a_place_in_the_order():
@@ -178,6 +243,12 @@ def test_imports_point_up(module):
 def test_package_stays_where_it_belongs(package):
     users = {name for name, path in FILES.items() if any(i.split(".")[0] == package for i in imports_of(path))}
     assert users == ONLY_IN[package]
+
+
+@pytest.mark.parametrize("package", ["pydicom", "highdicom", "pylibjpeg"])
+def test_dicom_stays_in_its_package(package):
+    users = {name for name, path in FILES.items() if any(i.split(".")[0] == package for i in imports_of(path))}
+    assert all(name.startswith("dicom.") for name in users), users
 
 
 def run_python(code: str) -> str:

@@ -2,12 +2,14 @@
 
 A manifest is a MONAI datalist (``datalist.json``) or a CSV table with a header. Both name image and label relative to
 the manifest's folder. Fields: ``image``, ``label`` (may be missing), ``case_id`` (default: the image's file name),
-``subject_id`` (default: the case id), ``modality`` (``ct`` or ``stir``; default: the manifest's), and in CSV ``split``.
+``subject_id`` (default: the case id), ``modality`` (``ct`` or ``stir``; default: the manifest's), ``ignore`` (a mask of
+what neither teaches nor counts), ``stratum`` (kind of case), and in CSV ``split``.
 """
 
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import os
 import random
@@ -37,6 +39,9 @@ class Case:
         modality: ``ct`` or ``stir``.
         image: Path of the scan.
         label: Path of the mask on the same grid, or None.
+        ignore: Path of a mask of what neither teaches nor counts, on the same grid, or None.
+        stratum: Kind of case, by which figures are given apart; empty without one.
+        study: Hash of the DICOM study that ``image`` (then a folder, zip or file) holds; empty for NIfTI.
     """
 
     case_id: str
@@ -44,6 +49,9 @@ class Case:
     modality: Modality
     image: Path
     label: Path | None = None
+    ignore: Path | None = None
+    stratum: str = ""
+    study: str = ""
 
     def __post_init__(self) -> None:
         """Refuse ids that cannot be a file name: they become one."""
@@ -80,6 +88,15 @@ def as_modality(value: object, where: str | Path = "modality") -> Modality:
     return cast(Modality, text)
 
 
+def hashed_id(name: str) -> str:
+    """Return a case id that does not show the name it stands for.
+
+    Who has a list of names can still find a name by trying them all; a DICOM study is hashed by its UID, which nobody
+    can guess.
+    """
+    return "case-" + hashlib.sha256(name.encode()).hexdigest()[:10]
+
+
 def manifest_path(root: Path | str) -> Path:
     """Return the manifest that a path names: a JSON or CSV file itself, or the ``datalist.json`` of a folder."""
     path = Path(root)
@@ -99,7 +116,7 @@ def read_manifest(path: Path | str) -> Manifest:
         raise CaseNotFoundError(
             path, expected="a manifest", found="no such file", remedy="see data/README.md for the layouts"
         )
-    rows = _csv_rows(path) if path.suffix.lower() == ".csv" else _datalist_rows(path)
+    rows = _rows(path)
     cases: dict[str, list[Case]] = {}
     seen: set[str] = set()
     for split, row in rows:
@@ -133,12 +150,25 @@ def read_subjects(path: Path | str) -> dict[str, str]:
             path, expected="a manifest or a table of subjects", found="no such file", remedy="check the path"
         )
     subjects = {}
-    for _, row in _csv_rows(path) if path.suffix.lower() == ".csv" else _datalist_rows(path):
+    for _, row in _rows(path):
         case_id = row.get("case_id") or (case_id_of(Path(str(row["image"]))) if row.get("image") else None)
         if case_id is None:
             raise InputError(path, expected="a case_id in every row", found="a row without", remedy="add the ids")
         subjects[str(case_id)] = str(row.get("subject_id") or case_id)
     return subjects
+
+
+def read_strata(path: Path | str) -> dict[str, str]:
+    """Read which stratum each case of a manifest belongs to, in the order of the file.
+
+    Returns:
+        Stratum by case id, for the cases that name one.
+
+    Raises:
+        InputError: If the file is no manifest.
+    """
+    rows = [row for _, row in _rows(manifest_path(path)) if row.get("stratum")]
+    return {str(row.get("case_id") or case_id_of(Path(str(row["image"])))): str(row["stratum"]) for row in rows}
 
 
 def write_manifest(path: Path | str, manifest: Manifest, **fields: Any) -> None:
@@ -152,7 +182,7 @@ def write_manifest(path: Path | str, manifest: Manifest, **fields: Any) -> None:
     path = Path(path)
     rows = {split: [_row(case, path.parent) for case in members] for split, members in manifest.cases.items()}
     if path.suffix.lower() == ".csv":
-        columns = ("split", "case_id", "subject_id", "modality", "image", "label")
+        columns = ("split", "case_id", "subject_id", "modality", "image", "label", "ignore", "stratum")
         write_table(path, columns, ({"split": split, **row} for split, members in rows.items() for row in members))
         return
     write_text(path, json.dumps({**fields, **rows}, indent=1) + "\n")
@@ -162,7 +192,8 @@ def check_modality(scan: Volume, modality: str) -> None:
     """Raise where the values cannot be of the modality: a wrong guess here makes every later figure meaningless.
 
     Raises:
-        InputError: One value everywhere; CT without anything as dark as fat; STIR with negative values.
+        InputError: One value everywhere; CT without anything as dark as fat; STIR with values far below 0 (slightly
+            negative ones are the ringing of a resampled magnitude image).
     """
     low, high = float(scan.array.min()), float(scan.array.max())
     found = f"values from {low:g} to {high:g}"
@@ -177,7 +208,7 @@ def check_modality(scan: Volume, modality: str) -> None:
             found=found,
             remedy="check that this is CT, and that the rescale slope and intercept were applied",
         )
-    if modality == "stir" and low < 0:
+    if modality == "stir" and low < -0.2 * max(high, 0.0):
         raise InputError(
             scan.name, expected="MR magnitudes, 0 or more", found=found, remedy="check that this is STIR, not CT"
         )
@@ -264,6 +295,10 @@ def check_disjoint(training: Iterable[Case], validation: Iterable[Case]) -> None
             )
 
 
+def _rows(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    return _csv_rows(path) if path.suffix.lower() == ".csv" else _datalist_rows(path)
+
+
 def _csv_rows(path: Path) -> list[tuple[str, dict[str, Any]]]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:
@@ -314,9 +349,9 @@ def _case(row: dict[str, Any], path: Path) -> Case:
             path, expected="an image in every row", found="a row without", remedy="add the path of the scan"
         )
     image = path.parent / str(row["image"])
-    label = path.parent / str(row["label"]) if row.get("label") else None
+    label, ignore = (path.parent / str(row[key]) if row.get(key) else None for key in ("label", "ignore"))
     case_id = str(row.get("case_id") or case_id_of(image))
-    for file in (image, label):
+    for file in (image, label, ignore):
         if file is not None and not file.is_file():
             raise CaseNotFoundError(
                 case_id,
@@ -325,15 +360,16 @@ def _case(row: dict[str, Any], path: Path) -> Case:
                 remedy="paths are relative to the manifest; check them",
             )
     modality = as_modality(row.get("modality") or "ct", path)
-    return Case(case_id, str(row.get("subject_id") or case_id), modality, image, label)
+    subject = str(row.get("subject_id") or case_id)
+    return Case(case_id, subject, modality, image, label, ignore, str(row.get("stratum") or ""))
 
 
 def _row(case: Case, base: Path) -> dict[str, str]:
     row = {"case_id": case.case_id, "subject_id": case.subject_id, "modality": case.modality}
-    for key, file in (("image", case.image), ("label", case.label)):
+    for key, file in (("image", case.image), ("label", case.label), ("ignore", case.ignore)):
         if file is not None:
             row[key] = Path(os.path.relpath(file, base)).as_posix()
-    return row
+    return row | ({"stratum": case.stratum} if case.stratum else {})
 
 
 def _not_a_manifest(path: Path) -> InputError:

@@ -14,19 +14,28 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jdm_seg.cases import DATALIST, read_subjects
+from jdm_seg.cases import DATALIST, read_strata, read_subjects
 from jdm_seg.components import LesionVoxels
 from jdm_seg.errors import CaseNotFoundError, InputError, reason_of
 from jdm_seg.lesions import read_mask
 from jdm_seg.metrics.attributes import lesion_attributes, read_instances, read_rows
 from jdm_seg.metrics.protocol import LesionProtocol
 from jdm_seg.scoring import FIGURES, LESION_COLUMNS, CaseScore, Describe, failed_case, score_case
-from jdm_seg.summary import COMPARISON_COLUMNS, SCHEMA_VERSION, compare_scores, finite_or_none, summarize
+from jdm_seg.summary import (
+    COMPARISON_COLUMNS,
+    SCHEMA_VERSION,
+    compare_scores,
+    finite_or_none,
+    patients_of,
+    summarize,
+)
 from jdm_seg.volume import NIFTI_SUFFIXES, Volume, case_id_of, write_table, write_text
 
 CASE_COLUMNS = ("case_id", *FIGURES, "status", "error")
 RECORDS = "records"
 """Folder beside the references where ``jdm-seg synthesize`` writes what it knows of each deposit."""
+IGNORE = "ignore"
+"""Folder beside the references with the zones in which nothing counts."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +48,8 @@ class EvaluateSettings:
             ``records`` beside the references, if there are any.
         subjects: Manifest, or CSV table of ``case_id`` and ``subject_id``; default the ``datalist.json`` beside the
             references, if there is one. Cases of one subject are resampled together.
+        ignore: Folder of masks named as the references: what they mark does not count, see
+            :data:`jdm_seg.metrics.ignore.IGNORE_RULE`; default the ``ignore`` beside the references, if there is one.
         seed: Of bootstrap and permutation.
         n_bootstrap: Number of resamples.
     """
@@ -46,8 +57,25 @@ class EvaluateSettings:
     protocol: LesionProtocol = field(default_factory=LesionProtocol)
     attributes: Path | None = None
     subjects: Path | None = None
+    ignore: Path | None = None
     seed: int = 0
     n_bootstrap: int = 2000
+
+    def strata_of(self, references: Path) -> dict[str, str]:
+        """Return the stratum of each case that a datalist beside the references names."""
+        beside = references.parent / DATALIST
+        return read_strata(beside) if beside.is_file() else {}
+
+    def zones_of(self, references: Path) -> dict[str, Path]:
+        """Return the ignore zone of each case that has one.
+
+        Raises:
+            CaseNotFoundError: If the folder that was named does not exist or holds no mask.
+        """
+        beside = references.parent / IGNORE
+        if self.ignore is not None:
+            return find_masks(self.ignore)
+        return find_masks(beside) if beside.is_dir() and beside.resolve() != references.resolve() else {}
 
     def subjects_of(self, references: Path) -> dict[str, str]:
         """Return the subject of each case that the table or a datalist beside the references knows."""
@@ -100,8 +128,8 @@ def evaluate_folders(
         InputError: If two files claim one case id, or a table cannot be read.
     """
     settings = settings or EvaluateSettings()
-    scores = _score_folder(predictions, references, settings, on_case)
-    return _write(scores, predictions, references, out, settings)
+    scores = score_folder(predictions, references, settings, on_case)
+    return write_evaluation(scores, predictions, references, out, settings)
 
 
 def compare_folders(
@@ -135,14 +163,37 @@ def compare_folders(
     """
     settings = settings or EvaluateSettings()
     folders = ((first, out), (second, out / "compared"))
-    both = [_score_folder(folder, references, settings, on_case) for folder, _ in folders]
+    both = [score_folder(folder, references, settings, on_case) for folder, _ in folders]
     summaries = [
-        _write(scores, folder, references, target, settings)
+        write_evaluation(scores, folder, references, target, settings)
         for scores, (folder, target) in zip(both, folders, strict=True)
     ]
+    rows = write_comparison((first.name, both[0]), (second.name, both[1]), references, out, settings)
+    return summaries[0], summaries[1], rows
+
+
+def write_comparison(
+    first: tuple[str, list[CaseScore]],
+    second: tuple[str, list[CaseScore]],
+    references: Path,
+    out: Path,
+    settings: EvaluateSettings,
+) -> list[dict[str, Any]]:
+    """Compare two scored methods case by case, write ``comparison.csv`` and ``comparison.json``.
+
+    Args:
+        first: Name and scores of the first method.
+        second: Name and scores of the second, of the same cases in the same order.
+        references: Folder of reference masks.
+        out: Folder for the two files.
+        settings: Subjects and seed.
+
+    Returns:
+        The rows of ``comparison.csv``; differences are first minus second.
+    """
     rows = compare_scores(
-        both[0],
-        both[1],
+        first[1],
+        second[1],
         subjects=settings.subjects_of(references),
         seed=settings.seed,
         n_bootstrap=settings.n_bootstrap,
@@ -152,17 +203,17 @@ def compare_folders(
         out / "comparison.json",
         {
             "schema_version": SCHEMA_VERSION,
-            "first": first.name,
-            "second": second.name,
-            "n_cases": summaries[0]["n_cases"],
-            "n_patients": summaries[0]["n_patients"],
+            "first": first[0],
+            "second": second[0],
+            "n_cases": len(first[1]),
+            "n_patients": len(set(patients_of(first[1], settings.subjects_of(references)))),
             "method": "difference: mean of first minus second over cases where both are defined, 95 % percentile "
             "bootstrap over patients; p: two-sided sign-flip permutation over patients; p_holm: the same, adjusted by "
             "Holm for the figures that have a better side; effect: matched-pairs rank-biserial correlation",
             "figures": {row["figure"]: {key: _plain(row[key]) for key in COMPARISON_COLUMNS[1:]} for row in rows},
         },
     )
-    return summaries[0], summaries[1], rows
+    return rows
 
 
 def find_masks(folder: Path) -> dict[str, Path]:
@@ -196,24 +247,39 @@ def find_masks(folder: Path) -> dict[str, Path]:
     return {case_id: paths[0] for case_id, paths in found.items()}
 
 
-def _score_folder(
-    predictions: Path, references: Path, settings: EvaluateSettings, on_case: Callable[[str], None]
+def score_folder(
+    predictions: Path,
+    references: Path,
+    settings: EvaluateSettings,
+    on_case: Callable[[str], None] = lambda _: None,
 ) -> list[CaseScore]:
+    """Score every reference mask, in the order of the case ids; see :func:`evaluate_folders` for the arguments."""
     predicted, expected = find_masks(predictions), find_masks(references)
-    attributes = settings.attributes_of(references)
+    attributes, zones = settings.attributes_of(references), settings.zones_of(references)
     scores = []
     for case_id, reference in expected.items():
-        scores.append(_score_files(case_id, predicted.get(case_id), reference, settings.protocol, attributes))
+        files = (predicted.get(case_id), reference, zones.get(case_id))
+        scores.append(_score_files(case_id, *files, settings.protocol, attributes))
         on_case(case_id)
     return scores
 
 
 def _score_files(
-    case_id: str, prediction: Path | None, reference: Path, protocol: LesionProtocol, attributes: Path | None
+    case_id: str,
+    prediction: Path | None,
+    reference: Path,
+    zone: Path | None,
+    protocol: LesionProtocol,
+    attributes: Path | None,
 ) -> CaseScore:
     """Score one case from disk; whatever is wrong with its files ends in its own row."""
     try:
         expected = read_mask(reference, case_id).to_canonical()
+        ignore = None
+        if zone is not None:
+            marked = read_mask(zone, case_id).to_canonical()
+            expected.check_same_grid(marked, "ignore zone")
+            ignore = marked.array
         describe = _describer(attributes, _root_of(reference), case_id, expected)
     except (InputError, OSError, ValueError) as error:
         return CaseScore(case_id, dict.fromkeys(FIGURES, math.nan), [], {}, reason_of(error))
@@ -225,8 +291,8 @@ def _score_files(
         found = read_mask(prediction, case_id).to_canonical()
         expected.check_same_grid(found, "prediction")
     except (InputError, OSError, ValueError) as error:
-        return failed_case(case_id, expected.array, expected.grid, protocol, reason_of(error), describe)
-    return score_case(case_id, found.array, expected.array, expected.grid, protocol, describe)
+        return failed_case(case_id, expected.array, expected.grid, protocol, reason_of(error), describe, ignore)
+    return score_case(case_id, found.array, expected.array, expected.grid, protocol, describe, ignore)
 
 
 def _root_of(reference: Path) -> Path:
@@ -247,16 +313,19 @@ def _describer(attributes: Path | None, references: Path, case_id: str, referenc
     return describe
 
 
-def _write(
+def write_evaluation(
     scores: list[CaseScore], predictions: Path, references: Path, out: Path, settings: EvaluateSettings
 ) -> dict[str, Any]:
+    """Write the scores of one method as :func:`evaluate_folders` does; return the content of ``summary.json``."""
     summary = summarize(
         scores,
         settings.protocol,
         subjects=settings.subjects_of(references),
+        strata=settings.strata_of(references),
         seed=settings.seed,
         n_bootstrap=settings.n_bootstrap,
     )
+    summary["n_with_ignore_zone"] = len(set(settings.zones_of(references)) & {score.case_id for score in scores})
     summary["ignored_predictions"] = sorted(set(find_masks(predictions)) - {score.case_id for score in scores})
     rows = [{"case_id": s.case_id, **s.figures, "status": _status(s), "error": s.error} for s in scores]
     write_table(out / "cases.csv", CASE_COLUMNS, rows)

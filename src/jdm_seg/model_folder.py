@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,11 @@ ONNX_FILE = "model.onnx"
 SPEC_FILE = "model.json"
 WEIGHTS_FILE = "weights.pt"
 CARD_FILE = "MODEL_CARD.md"
-FILES = (ONNX_FILE, SPEC_FILE, WEIGHTS_FILE, CARD_FILE)
+PARITY_FILE = "parity.json"
+REDUCED_FILES = {"f16": "model_f16.onnx", "int8": "model_int8.onnx"}
+"""Graphs that compute in less than float32, where a model was exported with them."""
+FILES = (ONNX_FILE, SPEC_FILE, WEIGHTS_FILE, CARD_FILE, PARITY_FILE, *REDUCED_FILES.values())
+BUNDLE_FOLDER = "monai_bundle"
 SHIPPED = Path(__file__).parent / "models"
 
 
@@ -30,10 +35,14 @@ class ModelSpec:
         patch_size: Window in voxels.
         overlap: Share of a window shared with its neighbour.
         threshold: Probability from which a voxel counts as calcinosis.
+        temperature: What logits are divided by before they become probabilities; 1 in folders older than it.
+        flip_axes: Axes along which training mirrored patches, and test-time flips may: letters of ``xyz``.
         network: ``_target_`` and arguments that rebuild the network in torch.
         labels: Meaning of mask values.
         training_data: What it was trained on, in words.
-        parity: How far engines agree, measured at export.
+        weights: How the network is stored: ``f32``, or ``f16`` for half the size; it computes in f32 either way.
+        calibration: How temperature and threshold were found: data, figures before and after.
+        parity: How far engines agree with the trained network, measured at export; ``parity.json`` has all of it.
     """
 
     name: str
@@ -44,7 +53,18 @@ class ModelSpec:
     network: dict[str, Any]
     labels: dict[str, str] = field(default_factory=lambda: {"0": "background", "1": "calcinosis"})
     training_data: str = ""
+    temperature: float = 1.0
+    flip_axes: str = "xyz"
+    weights: str = "f32"
+    calibration: dict[str, Any] = field(default_factory=dict)
     parity: dict[str, Any] = field(default_factory=dict)
+
+    def offers(self, engine: str, precision: str) -> bool | None:
+        """Tell whether an engine passed parity in a precision when the model was exported; None: not measured then."""
+        try:
+            return bool(self.parity["engines"][engine][precision]["offered"])
+        except (KeyError, TypeError):
+            return None
 
 
 @dataclass(frozen=True)
@@ -58,6 +78,22 @@ class ModelFolder:
     def onnx(self) -> Path:
         """Path of the network."""
         return self.path / ONNX_FILE
+
+    def graph(self, precision: str) -> Path:
+        """Return the path of the network that an ONNX engine runs in a precision.
+
+        Raises:
+            InputError: If the model was exported without it.
+        """
+        path = self.path / REDUCED_FILES.get(precision, ONNX_FILE)
+        if not path.is_file():
+            raise InputError(
+                f"model {self.path.name}",
+                expected=f"a graph in {precision}",
+                found="none",
+                remedy=f"export it with --precision {precision}, or use --precision f32",
+            )
+        return path
 
     @property
     def weights(self) -> Path:
@@ -89,6 +125,35 @@ def open_model(name: str | Path) -> ModelFolder:
             remedy="train one with `jdm-seg train` and `jdm-seg export`, or see `jdm-seg models`",
         )
     return ModelFolder(path, read_spec(path / SPEC_FILE))
+
+
+def open_models(names: Sequence[str | Path]) -> list[ModelFolder]:
+    """Open the models that names stand for; a folder of model folders stands for all of them, by name.
+
+    Raises:
+        CaseNotFoundError: If there is no such model.
+        InputError: If a model is named twice, or they segment different things.
+    """
+    models: list[ModelFolder] = []
+    for name in names:
+        try:
+            models.append(open_model(name))
+        except CaseNotFoundError:
+            inside = [path.parent for path in sorted(Path(name).glob("*/model.json"))]
+            if not inside:
+                raise
+            models += [open_model(path) for path in inside]
+    if len({model.path.resolve() for model in models}) < len(models):
+        raise InputError("--model", expected="different models", found="one of them twice", remedy="name each once")
+    modalities = sorted({model.spec.preprocess.modality for model in models})
+    if len(modalities) > 1:
+        raise InputError(
+            "--model",
+            expected="models of one modality",
+            found=" and ".join(modalities),
+            remedy="segment with each on its own",
+        )
+    return models
 
 
 def read_spec(path: Path) -> ModelSpec:

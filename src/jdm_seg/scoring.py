@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from jdm_seg.body_mask import bounding_box
 from jdm_seg.components import LesionVoxels
 from jdm_seg.lesions import SIZE_STRATA, equivalent_diameter_mm, size_stratum
+from jdm_seg.metrics.ignore import outside_lesions
 from jdm_seg.metrics.lesion import LesionCounts, MatchedLesions, find_both, match_lesions
 from jdm_seg.metrics.protocol import LesionProtocol, apply_empty_rules
 from jdm_seg.metrics.surface import cl_dice, distances_between, lesion_hd95, on_outline
@@ -111,6 +112,7 @@ def score_case(
     grid: Grid,
     protocol: LesionProtocol,
     describe: Describe | None = None,
+    ignore: NDArray[np.bool_] | None = None,
 ) -> CaseScore:
     """Score one case, on the box around what both masks hold.
 
@@ -121,16 +123,22 @@ def score_case(
         grid: That grid.
         protocol: How lesions are formed, matched and counted.
         describe: Gives each reference lesion its attributes, see :mod:`jdm_seg.metrics.attributes`.
+        ignore: Where nothing counts, on the same grid, see :mod:`jdm_seg.metrics.ignore`; None: everywhere it does.
 
     Raises:
         ValueError: If the shapes differ.
     """
     check_same_shape(prediction, reference)
+    if ignore is not None:
+        check_same_shape(ignore, reference)
+        reference = reference & ~ignore
     box, part = _common_box(prediction, reference, grid)
     reference_shape = reference.shape
     prediction, reference = (np.ascontiguousarray(mask[box]) for mask in (prediction, reference))
-    lesions = find_both(prediction, reference, part.spacing, protocol)
-    matched = match_lesions(*lesions, part, protocol)
+    lesions, matched = _matched(prediction, reference, part, protocol, None if ignore is None else ignore[box])
+    if ignore is not None:
+        prediction = np.zeros_like(prediction)
+        prediction[tuple(lesions[0].indices.T)] = True
     counts = matched.count()
     outlines = [side.indices[on_outline(side.indices)] * np.array(part.spacing) for side in lesions]
     distances = distances_between(outlines[0], outlines[1])
@@ -161,6 +169,27 @@ def score_case(
     return CaseScore(case_id, figures, rows, _recalls(matched, described))
 
 
+def _matched(
+    prediction: NDArray[np.bool_],
+    reference: NDArray[np.bool_],
+    grid: Grid,
+    protocol: LesionProtocol,
+    ignore: NDArray[np.bool_] | None,
+) -> tuple[tuple[LesionVoxels, LesionVoxels], MatchedLesions]:
+    """Find and match the lesions of both masks, by :data:`~jdm_seg.metrics.ignore.IGNORE_RULE` where there is a zone.
+
+    Returns:
+        Predicted and reference lesions that count, and their matches.
+    """
+    whole, expected = find_both(prediction, reference, grid.spacing, protocol)
+    outside = outside_lesions(whole, ignore)
+    matched = match_lesions(outside.lesions, expected, grid, protocol)
+    if ignore is not None:
+        outside = outside.without(outside.excused & ~matched.prediction_hits)
+        matched = replace(match_lesions(outside.lesions, expected, grid, protocol), excused=outside.excused)
+    return (outside.lesions, expected), matched
+
+
 def failed_case(
     case_id: str,
     reference: NDArray[np.bool_],
@@ -168,9 +197,10 @@ def failed_case(
     protocol: LesionProtocol,
     error: str,
     describe: Describe | None = None,
+    ignore: NDArray[np.bool_] | None = None,
 ) -> CaseScore:
     """Score a case without prediction, as :data:`FAILED_POLICY` says: leaving hard cases out must not pay."""
-    score = score_case(case_id, np.zeros_like(reference), reference, grid, protocol, describe)
+    score = score_case(case_id, np.zeros_like(reference), reference, grid, protocol, describe, ignore)
     kept = ("lesion_tp", "lesion_fn", "lesion_recall", "volume_reference_ml", "false_negative_volume_ml")
     figures = dict.fromkeys(FIGURES, math.nan) | dict.fromkeys(_FAILED_SCORES, 0.0)
     figures |= {name: score.figures[name] for name in kept}

@@ -11,6 +11,7 @@ import numpy as np
 
 from jdm_seg import statistics
 from jdm_seg.lesions import SIZE_STRATA
+from jdm_seg.metrics.ignore import IGNORE_RULE
 from jdm_seg.metrics.lesion import LesionCounts
 from jdm_seg.metrics.protocol import EMPTY_RULES, LesionProtocol
 from jdm_seg.metrics.voxel import EMPTY_POLICY, ratio
@@ -40,6 +41,7 @@ def summarize(
     protocol: LesionProtocol,
     *,
     subjects: Mapping[str, str] | None = None,
+    strata: Mapping[str, str] | None = None,
     seed: int = 0,
     n_bootstrap: int = 2000,
 ) -> dict[str, Any]:
@@ -49,14 +51,38 @@ def summarize(
         scores: One per case.
         protocol: What the scores were made with.
         subjects: Subject by case id; a case that is not in it is a subject of its own.
+        strata: Stratum by case id; each is summarised on its own as well, under ``by_stratum``.
         seed: Of the bootstrap.
         n_bootstrap: Number of resamples.
 
     Returns:
         A dictionary ready for JSON; undefined values are None.
     """
+    summary = _summary_of(scores, protocol, subjects, {"seed": seed, "n_resamples": n_bootstrap})
+    summary["volume_agreement"] = _volume_agreement(scores)
+    parts = {name: [s for s in scores if strata and strata.get(s.case_id) == name] for name in _names_of(strata)}
+    kept = ("n_cases", "n_failed", "figures", "recall_by_size", "recall_by", "lesions_pooled")
+    summary["by_stratum"] = {
+        name: {key: part[key] for key in kept}
+        for name, members in parts.items()
+        if members
+        for part in [_summary_of(members, protocol, subjects, {"seed": seed, "n_resamples": n_bootstrap})]
+    }
+    return summary
+
+
+def _names_of(strata: Mapping[str, str] | None) -> list[str]:
+    """Return the strata in the order in which cases name them."""
+    return list(dict.fromkeys((strata or {}).values()))
+
+
+def _summary_of(
+    scores: Sequence[CaseScore],
+    protocol: LesionProtocol,
+    subjects: Mapping[str, str] | None,
+    settings: dict[str, Any],
+) -> dict[str, Any]:
     patients = patients_of(scores, subjects)
-    settings: dict[str, Any] = {"seed": seed, "n_resamples": n_bootstrap}
 
     def describe(values: list[float]) -> dict[str, Any]:
         return _describe(values, patients, settings)
@@ -88,7 +114,6 @@ def summarize(
             name: {stratum: recall(name, stratum) for stratum in strata} for name, strata in by_attribute.items()
         },
         "lesions_pooled": _pooled(scores, patients, settings),
-        "volume_agreement": _volume_agreement(scores),
         "protocol": _protocol(protocol, settings, len(set(patients))),
     }
 
@@ -228,4 +253,5 @@ def _protocol(protocol: LesionProtocol, settings: dict[str, Any], n_patients: in
         "empty_policy": EMPTY_POLICY,
         "empty_rules": [str(rule) for rule in EMPTY_RULES[protocol.empty]],
         "failed_policy": FAILED_POLICY,
+        "ignore_rule": IGNORE_RULE,
     }

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from jdm_seg.body_mask import MARGIN_MM, bounding_box, find_body, outline_body
+from jdm_seg.body_mask import MARGIN_MM, CoarseMask, bounding_box, find_body, locate_body, outline_body
 from jdm_seg.errors import InputError
 from jdm_seg.volume import read_volume
 
@@ -38,6 +38,25 @@ class TestBoundingBox:
 
     def test_empty(self):
         assert bounding_box(np.zeros((3, 3, 3)), 5) == (slice(0, 0),) * 3
+
+
+class TestCoarseMask:
+    def test_hand_worked(self):
+        """Samples at voxels 0, 2, 4 and 0, 3, ...: sample (1, 1, 1) stands for x 2-3, y 3-5, z 1."""
+        samples = np.zeros((3, 3, 4), dtype=bool)
+        samples[1, 1, 1] = True
+        mask = CoarseMask(samples, (2, 3, 1), (5, 8, 4))
+        assert mask.box() == (slice(2, 4), slice(3, 6), slice(1, 2))
+        assert mask.box([2, 1, 9]) == (slice(0, 5), slice(2, 7), slice(0, 4))
+        whole = mask.at(np.arange(5), np.arange(8), np.arange(4))
+        assert np.argwhere(whole).tolist() == [[x, y, 1] for x in (2, 3) for y in (3, 4, 5)]
+        assert CoarseMask(np.zeros((3, 3, 4), dtype=bool), (2, 3, 1), (5, 8, 4)).box(3) == (slice(0, 0),) * 3
+
+    def test_says_what_the_full_mask_says(self):
+        hu, _ = phantom((161, 139, 61))
+        coarse, full = locate_body(hu, ISO, "ct"), find_body(hu, ISO, "ct")
+        assert np.array_equal(coarse.at(*(np.arange(n) for n in hu.shape)), full)
+        assert coarse.box() == bounding_box(full)
 
 
 class TestFindBody:

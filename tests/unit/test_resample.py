@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from scipy import ndimage
 
-from jdm_seg.resample import axis_weights, resample, resample_slab
+from jdm_seg.resample import axis_weights, contract, resample, resample_planes
 
 
 @pytest.mark.parametrize(
@@ -51,9 +52,42 @@ def test_downsampling_loses_no_bright_voxel():
         assert resample(values, weights).sum() == pytest.approx(1000 / 8, rel=0.01)
 
 
-def test_slabs_equal_the_whole():
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_planes_equal_the_whole(order):
     rng = np.random.default_rng(0)
-    values = rng.integers(-1000, 1000, (50, 20, 30)).astype(np.int16)
-    weights = [axis_weights(n, m, n / m) for n, m in zip(values.shape, (81, 13, 47), strict=True)]
+    values = np.asarray(rng.integers(-1000, 1000, (50, 20, 90)).astype(np.int16), order=order)
+    weights = [axis_weights(n, m, n / m) for n, m in zip(values.shape, (81, 13, 147), strict=True)]
     whole = resample(values, weights)
-    assert np.allclose(whole[17:40], resample_slab(values, weights, 17, 40), atol=1e-3)
+    expected = np.einsum("ai,bj,ck,ijk->abc", *weights, values.astype(np.float64), optimize=True)
+    assert np.allclose(whole, expected, atol=1e-2)
+    planes = resample_planes(values, weights, 17, 140)
+    assert planes.shape == (123, 13, 81)
+    assert np.allclose(whole[:, :, 17:140], planes.numpy().T, atol=1e-3)
+
+
+def test_flipped_views_are_read_right():
+    """What an LPS scan looks like after `to_canonical`: negative strides."""
+    values = np.random.default_rng(0).normal(size=(9, 8, 7)).astype(np.float32)
+    weights = [axis_weights(n, 2 * n, 0.5) for n in values.shape]
+    flipped = values[::-1, ::-1]
+    assert np.array_equal(resample(flipped, weights), resample(flipped.copy(), weights))
+
+
+def test_cubic_keeps_a_parabola_and_linear_does_not():
+    """Keys' kernel reproduces polynomials up to degree 2 exactly."""
+    at = np.arange(20.0)
+    fine = (np.arange(60) + 0.5) / 3 - 0.5
+    inner = slice(9, -9)
+    cubic, linear = (axis_weights(20, 60, 1 / 3, order=order) @ at**2 for order in (3, 1))
+    assert np.allclose(cubic[inner], fine[inner] ** 2, atol=1e-3)
+    assert np.abs(linear - fine**2)[inner].max() > 0.2
+    assert np.allclose(axis_weights(20, 7, 20 / 7, order=3).sum(axis=1), 1)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_blocks_of_a_band_equal_the_full_product(axis):
+    """More outputs than one block; by NumPy, without blocks."""
+    tensor = torch.rand(*[150 if a == axis else 3 for a in range(3)])
+    weights = axis_weights(150, 201, 150 / 201)
+    expected = np.moveaxis(np.tensordot(weights, tensor.numpy(), axes=(1, axis)), 0, axis)
+    assert np.allclose(contract(tensor, weights, axis).numpy(), expected, atol=1e-5)

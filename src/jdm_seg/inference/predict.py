@@ -1,9 +1,8 @@
-"""One scan to a mask on its own grid."""
+"""One scan to a mask on its own grid, streamed from foot to head."""
 
 from __future__ import annotations
 
-import math
-import time
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,21 +12,36 @@ from numpy.typing import NDArray
 
 from jdm_seg.cases import Modality, as_modality, check_modality
 from jdm_seg.errors import InputError
-from jdm_seg.inference.engines import build_engine, resolve_engine
+from jdm_seg.inference.clock import StageClock
+from jdm_seg.inference.engines import build_engine, choose_engine
+from jdm_seg.inference.memory import scan_memory, window_memory
 from jdm_seg.inference.prediction import ScanPrediction
-from jdm_seg.inference.sliding_window import Predictor, predict_logits
+from jdm_seg.inference.scan_grid import ScanGridMask
+from jdm_seg.inference.sliding_window import Predictor, stream_logits
+from jdm_seg.inference.test_time import with_flips, with_temperature
+from jdm_seg.machine import resident_memory
 from jdm_seg.model_folder import ModelFolder
+from jdm_seg.model_grid import ModelGridScan, Placement
 from jdm_seg.provenance import sha256_of
-from jdm_seg.resample import resample_slab
-from jdm_seg.transforms import Placement, intensity_range, normalize, preprocess
 from jdm_seg.volume import Volume
-
-_SLAB = 32
 
 
 @dataclass(frozen=True)
 class PredictSettings:
-    """How to run a model; None: as the model folder says."""
+    """How to run a model; None: as the model folder says.
+
+    Attributes:
+        engine: ``auto``, ``torch``, ``onnxruntime`` or ``openvino``.
+        device: ``cpu``, ``cuda`` or ``cuda:N``.
+        precision: ``f32`` or what the engine has beside it.
+        threshold: Probability from which a voxel counts, 0 to 1.
+        overlap: Least share of a window shared with its neighbour.
+        batch_size: Windows a call; fewer where the memory limit asks for it.
+        compiled: Let torch compile the network: slow to begin, worth it for many scans on a GPU.
+        memory_limit_gb: Memory of the whole process in GB (10^9 bytes); a scan that needs more is refused.
+        keep_from: Keep probabilities from this one on, for a probability map; None: from the threshold.
+        tta: Average the logits of mirrored windows, along the axes that training mirrored.
+    """
 
     engine: str = "auto"
     device: str = "cpu"
@@ -35,6 +49,10 @@ class PredictSettings:
     threshold: float | None = None
     overlap: float | None = None
     batch_size: int = 1
+    compiled: bool = False
+    memory_limit_gb: float | None = None
+    keep_from: float | None = None
+    tta: bool = False
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -44,25 +62,55 @@ class PredictSettings:
             )
         if self.overlap is not None and not 0 <= self.overlap < 1:
             raise InputError("--overlap", expected="0 to below 1", found=str(self.overlap), remedy="give a share")
+        if self.memory_limit_gb is not None and not self.memory_limit_gb > 0:
+            raise InputError(
+                "--memory-limit", expected="more than 0", found=str(self.memory_limit_gb), remedy="give it in GB"
+            )
 
 
 class ScanPredictor:
     """A model loaded once, for any number of scans."""
 
     def __init__(self, model: ModelFolder, settings: PredictSettings | None = None) -> None:
-        """Load the model into the engine."""
+        """Load the model into the engine.
+
+        Raises:
+            InputError: If the engine cannot do what the settings ask for, or not within the memory limit.
+        """
         self.model = model
         self.settings = settings or PredictSettings()
-        self.engine = resolve_engine(self.settings.engine, self.settings.device)
+        chosen = choose_engine(model.spec, self.settings.engine, self.settings.device, self.settings.precision)
+        self.engine, self._reason = chosen.name, chosen.reason
         self._model_sha256 = sha256_of(model.onnx)
-        self._predict: Predictor = build_engine(
-            model, self.engine, device=self.settings.device, precision=self.settings.precision
+        network = build_engine(
+            model,
+            self.engine,
+            device=self.settings.device,
+            precision=self.settings.precision,
+            compiled=self.settings.compiled,
         )
+        self._flips = model.spec.flip_axes if self.settings.tta else ""
+        self._predict: Predictor = with_flips(with_temperature(network, model.spec.temperature), self._flips)
+        self._window_bytes = 0
+        if self.settings.memory_limit_gb is not None:
+            window = torch.zeros(1, 1, *model.spec.patch_size)
+            self._window_bytes = window_memory(lambda: self._predict(window))
 
     @property
     def modality(self) -> Modality:
         """What the model segments."""
         return as_modality(self.model.spec.preprocess.modality)
+
+    @property
+    def network(self) -> Predictor:
+        """What is asked of every window: calibrated logits, mirrorings averaged."""
+        return self._predict
+
+    def with_network(self, network: Predictor) -> ScanPredictor:
+        """Return the same way from scan to mask around another network on the same grid."""
+        other = copy.copy(self)
+        other._predict = network
+        return other
 
     @property
     def threshold(self) -> float:
@@ -77,9 +125,12 @@ class ScanPredictor:
             "model": spec.name,
             "model_sha256": self._model_sha256,
             "engine": self.engine,
+            "engine_reason": self._reason,
             "device": self.settings.device,
             "precision": self.settings.precision,
             "threshold": self.threshold,
+            "temperature": spec.temperature,
+            "tta": self._flips,
             "overlap": self._overlap,
             "patch_size": list(spec.patch_size),
             "spacing": list(spec.preprocess.spacing),
@@ -90,74 +141,76 @@ class ScanPredictor:
         return self.model.spec.overlap if self.settings.overlap is None else self.settings.overlap
 
     def __call__(self, scan: Volume) -> ScanPrediction:
-        """Segment one scan.
+        """Segment one scan. Memory is bounded as told in :mod:`jdm_seg.inference.memory`.
 
         Args:
             scan: Any orientation and spacing.
 
         Raises:
-            InputError: If the scan cannot be of the model's modality.
+            InputError: If the scan cannot be of the model's modality, or needs more than the memory limit.
         """
-        clock = _Clock()
+        clock = StageClock()
         spec = self.model.spec
         check_modality(scan, spec.preprocess.modality)
-        image, placement = preprocess(scan, spec.preprocess)
-        image = normalize(image, intensity_range(image, spec.preprocess.intensity))
-        clock.lap("preprocess")
-        logits = predict_logits(
-            torch.from_numpy(image),
-            self._predict,
-            roi_size=spec.patch_size,
-            overlap=self._overlap,
-            batch_size=self.settings.batch_size,
-        ).numpy()
-        clock.lap("network")
-        mask, probability = to_scan_grid(logits, placement, self.threshold)
-        result = ScanPrediction(scan.from_canonical(mask), scan.from_canonical(probability), clock.seconds)
-        clock.lap("back_to_scan")
-        return result
+        with clock.stage("preprocess"):
+            image = ModelGridScan(scan, spec.preprocess)
+        batch_size = self._batch_size(scan, image.placement)
+        found = ScanGridMask(
+            image.placement,
+            self.threshold,
+            like=scan.to_canonical().array,
+            keep_from=self.settings.keep_from,
+        )
+        image.planes = clock.timed("preprocess", image.planes)  # type: ignore[method-assign]
+        with clock.stage("windows"):
+            for logits in stream_logits(
+                image,
+                clock.timed("network", self._predict),
+                roi_size=spec.patch_size,
+                overlap=self._overlap,
+                batch_size=batch_size,
+            ):
+                with clock.stage("back_to_scan"):
+                    found.add(logits)
+        mask, probability = scan.from_canonical(found.mask), scan.from_canonical(found.probability)
+        return ScanPrediction(mask, probability, clock.seconds)
+
+    def _batch_size(self, scan: Volume, placement: Placement) -> int:
+        """Return how many windows a call may hold.
+
+        Raises:
+            InputError: If not even one.
+        """
+        limit = self.settings.memory_limit_gb
+        if limit is None:
+            return self.settings.batch_size
+        whole = self.model.spec.preprocess.intensity.kind != "window"
+        needed = resident_memory() + scan_memory(placement, self.model.spec.patch_size[2], whole=whole)
+        fitting = int((limit * 1e9 - needed) // max(1, self._window_bytes))
+        if fitting < 1:
+            raise InputError(
+                scan.name,
+                expected=f"a scan that can be segmented in {limit:g} GB",
+                found=f"one that needs {(needed + self._window_bytes) / 1e9:.2f} GB",
+                remedy="give a higher --memory-limit, or crop the scan",
+            )
+        return min(self.settings.batch_size, fitting)
 
 
 def to_scan_grid(
     logits: NDArray[np.float32], placement: Placement, threshold: float
 ) -> tuple[NDArray[np.bool_], NDArray[np.float16]]:
-    """Bring logits back to the canonical scan, slab by slab, and threshold them on the way.
-
-    One logit volume is interpolated and compared with log(t / (1 - t)); no probability volume at full size is ever
-    computed. Outside the body nothing counts.
+    """Bring logits that are whole in memory back to the canonical scan; see :class:`ScanGridMask`.
 
     Args:
-        logits: On the model's grid.
+        logits: On the model's grid, shape (X, Y, Z).
         placement: How that grid lies in the scan.
         threshold: Probability from which a voxel counts.
 
     Returns:
         The mask, and the probability at its voxels (0 elsewhere: untouched memory).
     """
-    mask = np.zeros(placement.canonical_shape, np.bool_)
-    probability = np.zeros(placement.canonical_shape, np.float16)
-    weights = placement.to_scan()
-    cut = math.log(threshold / (1 - threshold))
-    for start in range(0, placement.box_shape[0], _SLAB):
-        stop = min(start + _SLAB, placement.box_shape[0])
-        x = placement.box[0].start
-        here = (slice(x + start, x + stop), *placement.box[1:])
-        slab = resample_slab(logits, weights, start, stop)
-        found = (slab > cut) & placement.body[here]
-        if found.any():
-            mask[here] = found
-            probability[here][found] = 1 / (1 + np.exp(-slab[found]))
-    return mask, probability
-
-
-class _Clock:
-    """Wall time a stage."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def lap(self, stage: str) -> None:
-        now = time.perf_counter()
-        self.seconds[stage] = round(now - self._last, 3)
-        self._last = now
+    like = np.broadcast_to(np.int16(0), placement.canonical_shape)
+    found = ScanGridMask(placement, threshold, like=like)
+    found.add(torch.from_numpy(np.ascontiguousarray(logits.T)))
+    return found.mask, found.probability

@@ -68,12 +68,15 @@ class MatchedLesions:
         overlaps: Shared voxels, whatever the matching rule.
         pairs: The matches, shape (P, 2): prediction number, reference number.
         voxel_volume_mm3: Volume of one voxel.
+        excused: Predicted lesions that are never false, shape (n_prediction,), see :mod:`jdm_seg.metrics.ignore`; None
+            without an ignore zone.
     """
 
     protocol: LesionProtocol
     overlaps: Overlaps
     pairs: Pairs
     voxel_volume_mm3: float
+    excused: NDArray[np.bool_] | None = None
 
     @property
     def prediction_mm3(self) -> FloatArray:
@@ -91,6 +94,12 @@ class MatchedLesions:
         return _member(self.pairs[:, 0], len(self.overlaps.prediction_vox))
 
     @property
+    def prediction_false(self) -> NDArray[np.bool_]:
+        """Whether each predicted lesion is false: not matched, and not excused."""
+        missed = ~self.prediction_hits
+        return missed if self.excused is None else missed & ~self.excused
+
+    @property
     def reference_found(self) -> NDArray[np.bool_]:
         """Whether each reference lesion is matched."""
         return _member(self.pairs[:, 1], len(self.overlaps.reference_vox))
@@ -105,7 +114,7 @@ class MatchedLesions:
         counted, found = self.counted, self.reference_found
         return LesionCounts(
             tp=int((counted & found).sum()),
-            fp=int((~self.prediction_hits).sum()),
+            fp=int(self.prediction_false.sum()),
             fn=int((counted & ~found).sum()),
         )
 
@@ -153,7 +162,7 @@ class MatchedLesions:
     @property
     def false_positive_ml(self) -> float:
         """Volume of the predicted lesions that match no reference lesion, in mL (as in autoPET)."""
-        return float(self.prediction_mm3[~self.prediction_hits].sum()) / 1000.0
+        return float(self.prediction_mm3[self.prediction_false].sum()) / 1000.0
 
     @property
     def false_negative_ml(self) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
@@ -25,21 +25,39 @@ from jdm_seg.synthesis.calcinosis import LABEL_RULE, render_deposits, sample_dep
 from jdm_seg.synthesis.ct import CtAcquisition
 from jdm_seg.synthesis.deposits import Priors
 from jdm_seg.synthesis.estimate import estimate_stir_tissue
-from jdm_seg.synthesis.insert import host_of_scan
+from jdm_seg.synthesis.insert import host_of_scan, unclear_in_scan
 from jdm_seg.synthesis.recipe import Preset, SyntheticCase, describe, preset_of, synthesize_body
 from jdm_seg.synthesis.stir import StirAcquisition, sample_stir
 from jdm_seg.volume import Volume, read_volume, write_text, write_volume
 
 
 @dataclass(frozen=True)
-class _Job:
-    out: Path
+class CasePlan:
+    """One case to be made.
+
+    Attributes:
+        case_id: Its name.
+        subject_id: Whose it is: cases made from one background share its anatomy.
+        modality: ``ct`` or ``stir``.
+        preset: What kind of case.
+        seed: Of everything drawn for it.
+        background: Scan to insert deposits in; None for a procedural body.
+        stratum: Kind of case, for the datalist.
+    """
+
+    case_id: str
+    subject_id: str
     modality: Modality
     preset: Preset
-    seed: int
-    number: int
-    case_id: str
-    background: Path | None
+    seed: tuple[int, ...]
+    background: Path | None = None
+    stratum: str = ""
+
+    def case_in(self, out: Path) -> Case:
+        """Return the case as it lies, or will lie, in a data set's folder."""
+        image, label, ignore = (out / name / f"{self.case_id}.nii.gz" for name in ("images", "labels", "ignore"))
+        zone = ignore if ignore.is_file() else None
+        return Case(self.case_id, self.subject_id, self.modality, image, label, zone, self.stratum)
 
 
 def synthesize_dataset(
@@ -58,7 +76,8 @@ def synthesize_dataset(
     """Write a labelled data set: ``images/``, ``labels/``, ``datalist.json``, and what else is known of every case.
 
     ``instances/`` numbers the deposits as ``records/`` does; ``anatomy/`` holds tissue codes of procedural bodies,
-    ``oedema/`` a second label of STIR. ``contact_sheet.png`` shows the first cases.
+    ``oedema/`` a second label of STIR, ``ignore/`` what neither teaches nor counts in a real scan with deposits.
+    ``contact_sheet.png`` shows the first cases.
 
     Cases that are complete already are kept, so an interrupted run goes on where it stopped.
 
@@ -84,11 +103,30 @@ def synthesize_dataset(
     settings = preset_of(modality, preset)
     scans = find_scans(backgrounds, modality) if backgrounds is not None else []
     name = "inserted" if scans else preset
-    jobs = []
+    plans = []
     for number in range(cases):
         scan = scans[number % len(scans)] if scans else None
         case_id = f"{modality}-{name}-s{seed}-{number:04d}"
-        jobs.append(_Job(out, modality, settings, seed, number, case_id, scan.image if scan else None))
+        subject = f"background-{number % len(scans):03d}" if scans else case_id
+        plans.append(CasePlan(case_id, subject, modality, settings, (seed, number), scan.image if scan else None))
+    write_cases(out, plans, workers=workers, on_case=on_case)
+    manifest = _by_split([plan.case_in(out) for plan in plans], validation, testing)
+    write_listing(out, manifest, modality, {**origin, "cases": cases})
+    return manifest
+
+
+def write_cases(
+    out: Path, plans: Sequence[CasePlan], *, workers: int = 1, on_case: Callable[[str], None] = lambda _: None
+) -> None:
+    """Make cases and write them; those that are complete already are kept.
+
+    Args:
+        out: Folder of the data set.
+        plans: What to make.
+        workers: Processes; the bytes do not depend on how many.
+        on_case: Called with each finished case id.
+    """
+    jobs = [(out, plan) for plan in plans]
     if workers > 1:
         # spawn: a forked child would inherit locks of threads that do not exist in it
         with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
@@ -97,20 +135,28 @@ def synthesize_dataset(
     else:
         for job in jobs:
             on_case(_write_case(job))
-    members = [_case_of(job, scans) for job in jobs]
-    manifest = _by_split(members, validation, testing)
+
+
+def write_listing(out: Path, manifest: Manifest, modality: Modality, origin: dict[str, Any]) -> None:
+    """Write the datalist of a synthetic data set, and its contact sheet if there is none.
+
+    Args:
+        out: Folder of the data set.
+        manifest: Its cases.
+        modality: ``ct`` or ``stir``.
+        origin: What it was made from.
+    """
     write_manifest(
         out / DATALIST,
         manifest,
         modality=modality,
         labels={"0": "background", "1": "calcinosis"},
         label_rule=LABEL_RULE,
-        synthetic={**origin, "cases": cases},
+        synthetic=origin,
     )
     if not (out / CONTACT_SHEET).is_file():
         shown = ((read_volume(c.image), read_volume(c.label).array) for c in manifest.all if c.label is not None)
         write_contact_sheet(out / CONTACT_SHEET, shown, modality=modality)
-    return manifest
 
 
 def origin_of(*, modality: str, seed: int, preset: str, backgrounds: Path | None = None) -> dict[str, Any]:
@@ -150,8 +196,10 @@ def synthetic_origin(datalist: Path) -> dict[str, Any] | None:
     return origin if isinstance(origin, dict) else None
 
 
-def synthesize_inserted(scan: Volume, modality: Modality, priors: Priors, seed: tuple[int, int]) -> SyntheticCase:
+def synthesize_inserted(scan: Volume, modality: Modality, priors: Priors, seed: tuple[int, ...]) -> SyntheticCase:
     """Insert deposits in a real scan.
+
+    The label is the whole truth, deposits too faint to see as well; the ignore zone says which those are.
 
     Args:
         scan: CT in HU or STIR, canonical axes.
@@ -164,25 +212,21 @@ def synthesize_inserted(scan: Volume, modality: Modality, priors: Priors, seed: 
     host = host_of_scan(scan.array, spacing, modality)
     calcinosis = render_deposits(sample_deposits(host, rng, priors), host)
     acquisition: CtAcquisition | StirAcquisition
+    noise = None
     if modality == "ct":
         acquisition = sample_scan_blur(rng, spacing, estimate_blur(scan.array, host.tissue, spacing))
         image = insert_ct(scan.array, calcinosis, host, acquisition)
     else:
         acquisition = sample_stir(rng, calcinosis.deposits, float(rng.uniform(3, 30)))
-        image = insert_stir(
-            scan.array, calcinosis, host, acquisition, estimate_stir_tissue(scan.array, spacing)[1], rng
-        )
+        levels = estimate_stir_tissue(scan.array, spacing)[1]
+        noise = levels[1]
+        image = insert_stir(scan.array, calcinosis, host, acquisition, levels, rng)
+    stir = acquisition if isinstance(acquisition, StirAcquisition) else None
     drawn = {"deposits": [asdict(d) for d in calcinosis.deposits], "acquisition": asdict(acquisition)}
-    record = {"modality": modality, "drawn": drawn, **describe(calcinosis, spacing, host.tissue)}
+    record = {"modality": modality, "drawn": drawn, **describe(calcinosis, spacing, host.tissue, stir)}
     image = np.clip(np.rint(image), -32768, 32767).astype(np.int16)
-    return SyntheticCase(image, calcinosis.label, calcinosis.instances, None, None, scan.affine, record)
-
-
-def _case_of(job: _Job, scans: list[Case]) -> Case:
-    # all cases made from one background share its anatomy, so they are one subject
-    subject = f"background-{job.number % len(scans):03d}" if scans else job.case_id
-    file = f"{job.case_id}.nii.gz"
-    return Case(job.case_id, subject, job.modality, job.out / "images" / file, job.out / "labels" / file)
+    ignore = unclear_in_scan(calcinosis, image, scan.array, host.tissue, noise)
+    return SyntheticCase(image, calcinosis.label, calcinosis.instances, None, None, scan.affine, record, ignore)
 
 
 def _by_split(members: list[Case], validation: float, testing: float) -> Manifest:
@@ -202,24 +246,26 @@ def _by_split(members: list[Case], validation: float, testing: float) -> Manifes
     return Manifest(splits)
 
 
-def _write_case(job: _Job) -> str:
-    record_path = job.out / "records" / f"{job.case_id}.json"
+def _write_case(job: tuple[Path, CasePlan]) -> str:
+    out, plan = job
+    record_path = out / "records" / f"{plan.case_id}.json"
     if record_path.is_file():  # written last: the case is complete
-        return job.case_id
-    seed = (job.seed, job.number)
-    if job.background is None:
-        case = synthesize_body(job.modality, job.preset, seed)
+        return plan.case_id
+    if plan.background is None:
+        case = synthesize_body(plan.modality, plan.preset, plan.seed)
     else:
-        case = synthesize_inserted(read_volume(job.background).to_canonical(), job.modality, job.preset.priors, seed)
-    grid = Volume(case.image, case.affine, job.case_id)
+        scan = read_volume(plan.background).to_canonical()
+        case = synthesize_inserted(scan, plan.modality, plan.preset.priors, plan.seed)
+    grid = Volume(case.image, case.affine, plan.case_id)
     for folder, array in (
         ("images", case.image),
         ("labels", case.label),
         ("instances", case.instances),
         ("anatomy", case.anatomy),
         ("oedema", case.oedema),
+        ("ignore", case.ignore),
     ):
         if array is not None:
-            write_volume(job.out / folder / f"{job.case_id}.nii.gz", array, grid)
-    write_text(record_path, json.dumps({"case_id": job.case_id, "seed": seed, **case.record}, indent=1) + "\n")
-    return job.case_id
+            write_volume(out / folder / f"{plan.case_id}.nii.gz", array, grid)
+    write_text(record_path, json.dumps({"case_id": plan.case_id, "seed": plan.seed, **case.record}, indent=1) + "\n")
+    return plan.case_id

@@ -45,6 +45,7 @@ __all__ = [
     "insert_ct",
     "insert_stir",
     "sample_scan_blur",
+    "unclear_in_scan",
 ]
 
 IGNORE = 255
@@ -242,9 +243,50 @@ def _write_label(
     """
     where = np.unravel_index(np.flatnonzero(calcinosis.occupancy >= 0.5), label.shape)
     number = calcinosis.dominant[where]
+    label[where] = np.where(_seen(where, number, inserted, before, least_change, least)[number], 1, IGNORE)
+
+
+def unclear_in_scan(
+    calcinosis: Calcinosis,
+    inserted: NDArray[Any],
+    before: NDArray[Any],
+    tissue: NDArray[np.uint8],
+    noise: float | None,
+) -> NDArray[np.uint8]:
+    """Mark what neither teaches nor counts in a scan with deposits inserted.
+
+    That is: what was dense already, for nobody knows what it is, and deposits too faint to see. A deposit that can be
+    seen is never marked.
+
+    Args:
+        calcinosis: What was inserted, shape (X, Y, Z).
+        inserted: The scan with it.
+        before: The scan without.
+        tissue: :class:`Tissue` codes of the scan.
+        noise: Standard deviation of the noise of STIR; None on CT.
+
+    Returns:
+        Mask, uint8 {0, 1}, shape (X, Y, Z).
+    """
+    least = _VISIBLE_HU if noise is None else (_VISIBLE_NOISES * noise, 0.0)
+    label = (tissue == Tissue.DENSE).view(np.uint8) * np.uint8(IGNORE)
+    _write_label(label, calcinosis, inserted, before, *least)
+    ignored: NDArray[np.uint8] = (label == IGNORE).view(np.uint8)
+    return ignored
+
+
+def _seen(
+    where: tuple[NDArray[np.intp], ...],
+    number: NDArray[np.uint16],
+    inserted: NDArray[Any],
+    before: NDArray[Any],
+    least_change: float,
+    least: float,
+) -> NDArray[np.bool_]:
+    """Tell which deposits can be seen, by number; entry 0 is none."""
     voxels = np.maximum(np.bincount(number), 1)
     after = inserted[where].astype(np.float64)
     mean = np.bincount(number, weights=after) / voxels
     change = np.bincount(number, weights=after - before[where]) / voxels
-    seen = (np.abs(change) >= least_change) & (mean >= least)
-    label[where] = np.where(seen[number], 1, IGNORE)
+    result: NDArray[np.bool_] = (np.abs(change) >= least_change) & (mean >= least)
+    return result

@@ -15,16 +15,15 @@ from numpy.typing import NDArray
 from jdm_seg.cases import Modality
 from jdm_seg.errors import InputError
 from jdm_seg.synthesis.calcinosis import LABEL_RULE, Calcinosis, render_deposits, sample_deposits
-from jdm_seg.synthesis.ct import CtAcquisition, acquire_ct, sample_ct
+from jdm_seg.synthesis.conditions import Conditions, Range, draw_body, draw_ct, draw_stir
+from jdm_seg.synthesis.ct import CtAcquisition, acquire_ct
 from jdm_seg.synthesis.deposits import Deposit, Priors
 from jdm_seg.synthesis.lookalikes import AMBIGUOUS, LookAlike, sample_lookalikes
 from jdm_seg.synthesis.overlay import render_lookalike
 from jdm_seg.synthesis.scene import RenderedScene, Scene, render_scene, sample_scene
-from jdm_seg.synthesis.stir import StirAcquisition, acquire_stir, sample_stir
+from jdm_seg.synthesis.stir import StirAcquisition, acquire_stir
 from jdm_seg.synthesis.tissue import Tissue
 from jdm_seg.volume import Spacing
-
-Range = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -38,6 +37,7 @@ class Preset:
         negatives: Share of cases without a deposit.
         lookalikes: Mean number of look-alikes in a case.
         priors: How deposits are drawn.
+        conditions: What is held of body and scanner.
     """
 
     view: str
@@ -46,6 +46,7 @@ class Preset:
     negatives: float = 0.1
     lookalikes: float = 1.5
     priors: Priors = field(default_factory=Priors)
+    conditions: Conditions = field(default_factory=Conditions)
 
 
 _LIMB = ((180.0, 260.0), (150.0, 220.0), (120.0, 260.0))
@@ -120,6 +121,7 @@ class SyntheticCase:
         oedema: uint8 {0, 1}; None on CT.
         affine: Voxel to RAS mm.
         record: Everything drawn, plain values.
+        ignore: uint8 {0, 1}: what neither teaches nor counts in a real scan; None for procedural bodies.
     """
 
     image: NDArray[np.int16]
@@ -129,9 +131,10 @@ class SyntheticCase:
     oedema: NDArray[np.uint8] | None
     affine: NDArray[np.float64]
     record: dict[str, Any]
+    ignore: NDArray[np.uint8] | None = None
 
 
-def synthesize_body(modality: Modality, preset: Preset, seed: tuple[int, int]) -> SyntheticCase:
+def synthesize_body(modality: Modality, preset: Preset, seed: tuple[int, ...]) -> SyntheticCase:
     """Make one procedural case.
 
     Args:
@@ -145,7 +148,8 @@ def synthesize_body(modality: Modality, preset: Preset, seed: tuple[int, int]) -
     if preset.extent_mm is not None:
         x, y, z = (round(float(rng.uniform(*mm)) / s) for mm, s in zip(preset.extent_mm, spacing, strict=True))
         shape = (x, y, z)
-    scene = sample_scene(rng, preset.view)
+    held = preset.conditions
+    scene = sample_scene(rng, preset.view, draw_body(rng, held))
     rendered = render_scene(scene, spacing, shape)
     deposits = () if rng.random() < preset.negatives else sample_deposits(rendered.host, rng, preset.priors)
     lookalikes = tuple(
@@ -153,8 +157,9 @@ def synthesize_body(modality: Modality, preset: Preset, seed: tuple[int, int]) -
         for item in sample_lookalikes(rendered.host, rng, max(1.0, preset.lookalikes))
         if item.kind not in AMBIGUOUS  # on disk every voxel is 0 or 1
     )
-    ct = sample_ct(rng, spacing, scene.body.age) if modality == "ct" else None
-    stir = sample_stir(rng, deposits, scene.body.age, slice_axis=rendered.axis) if modality == "stir" else None
+    age = scene.body.age
+    ct = draw_ct(rng, spacing, age, held) if modality == "ct" else None
+    stir = draw_stir(rng, deposits, age, held, slice_axis=rendered.axis) if modality == "stir" else None
     recipe = Recipe(modality, spacing, shape, scene, deposits, lookalikes, ct, stir, int(rng.integers(2**31)))
     return _scan(recipe, rendered)
 
@@ -200,7 +205,7 @@ def _scan(recipe: Recipe, rendered: RenderedScene) -> SyntheticCase:
     record = {
         "modality": recipe.modality,
         "recipe": asdict(recipe),
-        **describe(calcinosis, recipe.spacing, anatomy),
+        **describe(calcinosis, recipe.spacing, anatomy, recipe.stir),
     }
     return SyntheticCase(image, calcinosis.label, calcinosis.instances, anatomy, oedema, affine, record)
 
@@ -218,8 +223,21 @@ def _add_lookalike(item: LookAlike, rendered: RenderedScene) -> None:
         rendered.tissue.blend((box[0], box[1], box[2]), cover, tissue)
 
 
-def describe(calcinosis: Calcinosis, spacing: Spacing, anatomy: NDArray[np.uint8]) -> dict[str, Any]:
-    """Return what a record says of its truth: the label rule, and one row a deposit with what became of it."""
+_DARK_ON_STIR = ("AIR", "SKIN", "FAT", "VISCERAL_FAT", "FASCIA", "TENDON", "CORTEX", "GAS", "LUNG", "NONE")
+"""Tissues as dark as mineral on STIR: a void in them cannot be seen."""
+
+
+def describe(
+    calcinosis: Calcinosis, spacing: Spacing, anatomy: NDArray[np.uint8], stir: StirAcquisition | None = None
+) -> dict[str, Any]:
+    """Return what a record says of its truth: the label rule, and one row a deposit with what became of it.
+
+    Args:
+        calcinosis: Rendered deposits.
+        spacing: Voxel size in mm.
+        anatomy: Tissue codes, shape (X, Y, Z).
+        stir: With it, a row also says how its deposit shows, and whether what is around gives it contrast.
+    """
     instances = calcinosis.instances
     where = np.flatnonzero(instances)
     numbers = instances.ravel()[where]
@@ -239,4 +257,8 @@ def describe(calcinosis: Calcinosis, spacing: Spacing, anatomy: NDArray[np.uint8
         }
         for number, deposit in enumerate(calcinosis.deposits, start=1)
     ]
+    if stir is not None:
+        for row, phenotype in zip(rows, stir.phenotypes, strict=True):
+            row["phenotype"] = phenotype
+            row["contrast"] = "none" if phenotype == "void" and row["host"] in _DARK_ON_STIR else "seen"
     return {"label_rule": LABEL_RULE, "spacing": spacing, "deposits": rows}

@@ -42,14 +42,15 @@ class Scene:
     where: str
 
 
-def sample_scene(rng: np.random.Generator, view: str) -> Scene:
+def sample_scene(rng: np.random.Generator, view: str, body: Body | None = None) -> Scene:
     """Draw a body and where to look.
 
     Args:
         rng: Randomness.
         view: One of :data:`VIEWS`: a stretch of limb, a stretch of trunk, or the whole body.
+        body: Drawn already; None draws one.
     """
-    body = sample_body(rng)
+    body = sample_body(rng) if body is None else body
     surroundings = sample_surroundings(rng)
     plan = Plan(body)
     if view == "whole":

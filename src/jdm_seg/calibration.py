@@ -1,0 +1,276 @@
+"""Confidence that means something: a temperature for probabilities, and the threshold that finds lesions best.
+
+Networks trained with overlap losses answer with probabilities near 0 and 1 whether they are right or not. One number,
+fitted on cases that were not trained on, mends that without changing what is found at probability 0.5.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import edt
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+
+from jdm_seg.metrics.lesion import LesionCounts, find_both, match_lesions
+from jdm_seg.metrics.protocol import LesionProtocol
+from jdm_seg.volume import Grid, Spacing
+
+FloatArray = NDArray[np.floating[Any]]
+
+NEAR_MM = 5.0
+"""How far from a deposit voxels take part in the fit (assumed: where outlines are open to debate)."""
+OPEN_PROBABILITY = 0.01
+"""Voxels that the network gives at least this much take part wherever they lie."""
+TEMPERATURES = (0.25, 4.0)
+"""Bounds of the fit: beyond them a model wants more training, not another scale (assumed)."""
+THRESHOLDS = (0.01, 0.02, *(round(0.05 * i, 2) for i in range(1, 20)), 0.98, 0.99)
+MATCHED_IOU = 0.1
+"""Intersection over union from which a lesion is found, one to one. Under the touching rule of reports one lesion that
+fills the body finds all others, and the lowest threshold would win."""
+PLATEAU = 0.01
+"""Thresholds whose lesion F1 is this close to the best are as good as it."""
+BINS = 15
+"""Of the expected calibration error, equally wide, as in Guo et al. 2017."""
+
+
+@dataclass(frozen=True)
+class ScanLogits:
+    """What a network said about one labelled scan.
+
+    Attributes:
+        logits: Foreground logits, shape (X, Y, Z), before any temperature.
+        label: 1 where a deposit is, 0 elsewhere.
+        counted: Where the label is known: the body, but for zones to ignore.
+        spacing: Voxel size in mm.
+    """
+
+    logits: NDArray[np.float32]
+    label: NDArray[np.uint8]
+    counted: NDArray[np.bool_]
+    spacing: Spacing
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """How well probabilities fit what is there, over the voxels that take part; smaller is better.
+
+    Attributes:
+        nll: Mean negative log-likelihood, in nats.
+        ece: Expected calibration error: mean distance of confidence from frequency, 0 to 1.
+        brier: Mean squared distance of probability from truth, 0 to 1.
+    """
+
+    nll: float
+    ece: float
+    brier: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A temperature and a threshold, with how they were found.
+
+    Attributes:
+        temperature: Probabilities are sigmoid(logit / temperature).
+        threshold: Probability from which a voxel counts: the middle of the plateau.
+        plateau: Lowest and highest threshold of the grid whose lesion F1 is as good as the best.
+        lesion_f1: At ``threshold``, pooled over scans; None where no lesion was there or found.
+        lesion_f1_default: At the threshold that the model was trained with.
+        before: At temperature 1; None where there was nothing to fit.
+        after: At ``temperature``.
+        scans: Number of scans.
+        voxels: Number of voxels that took part in the fit.
+        note: What could not be measured, in words.
+    """
+
+    temperature: float
+    threshold: float
+    plateau: tuple[float, float]
+    lesion_f1: float | None
+    lesion_f1_default: float | None
+    before: Reliability | None
+    after: Reliability | None
+    scans: int
+    voxels: int
+    note: str = ""
+
+    def describe(self) -> dict[str, Any]:
+        """Return plain values for ``model.json``."""
+        return asdict(self)
+
+
+def calibrate(scans: Sequence[ScanLogits], protocol: LesionProtocol, *, default_threshold: float = 0.5) -> Calibration:
+    """Fit temperature, then threshold.
+
+    Args:
+        scans: Of cases that the network was not trained on.
+        protocol: How lesions are counted.
+        default_threshold: Kept where lesions cannot tell.
+
+    Returns:
+        Temperature 1 where no voxel is open or all are of one class.
+    """
+    logits, truth = open_voxels(scans)
+    temperature, before, after, note = 1.0, None, None, ""
+    if 0 < truth.sum() < truth.size:
+        temperature = fit_temperature(logits, truth)
+        before, after = reliability(logits, truth), reliability(logits / temperature, truth)
+        if not TEMPERATURES[0] * 1.01 < temperature < TEMPERATURES[1] / 1.01:
+            note = "the temperature lies on the bound of its range"
+    else:
+        note = "no temperature: the scans hold no deposit, or nothing else that could be one"
+    scores = lesion_scores(scans, protocol, temperature, [*THRESHOLDS, default_threshold])
+    default = scores.pop()
+    threshold, plateau = choose_threshold(THRESHOLDS, [counts.f1 for counts in scores], default_threshold)
+    best = default if threshold == default_threshold else scores[THRESHOLDS.index(threshold)]
+    return Calibration(
+        temperature=temperature,
+        threshold=threshold,
+        plateau=plateau,
+        lesion_f1=_finite(best.f1),
+        lesion_f1_default=_finite(default.f1),
+        before=before,
+        after=after,
+        scans=len(scans),
+        voxels=int(truth.size),
+        note=note,
+    )
+
+
+def open_voxels(scans: Iterable[ScanLogits]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Return logits and truth of the voxels that take part in the fit.
+
+    All that the network gives 1 % or more, and all within 5 mm of a deposit. The rest of a body is 10⁴ times as many
+    voxels about which there is no question; in a plain mean they would settle the temperature alone.
+
+    Returns:
+        Logits and truth, shape (N,) each.
+    """
+    logits: list[NDArray[np.float32]] = [np.zeros(0, np.float32)]
+    truth: list[NDArray[np.bool_]] = [np.zeros(0, np.bool_)]
+    cut = math.log(OPEN_PROBABILITY / (1 - OPEN_PROBABILITY))
+    for scan in scans:
+        deposit = scan.label == 1
+        taken = scan.logits >= cut
+        if deposit.any():
+            # edt measures the distance from the nearest zero
+            taken |= edt.edt(~deposit, anisotropy=scan.spacing, black_border=False) <= NEAR_MM
+        taken &= scan.counted
+        logits.append(scan.logits[taken])
+        truth.append(deposit[taken])
+    return np.concatenate(logits), np.concatenate(truth)
+
+
+def fit_temperature(logits: FloatArray, truth: NDArray[np.bool_]) -> float:
+    """Return the temperature of the smallest mean negative log-likelihood, within :data:`TEMPERATURES`.
+
+    Args:
+        logits: Shape (N,).
+        truth: Shape (N,); both classes.
+
+    Source: Guo et al., On Calibration of Modern Neural Networks, ICML 2017.
+    """
+    low, high = (math.log(bound) for bound in TEMPERATURES)
+    # one number over a convex loss in 1 / T: bisection-like search on a log scale finds it
+    found = minimize_scalar(lambda log_t: _nll(logits / math.exp(log_t), truth), bounds=(low, high), method="bounded")
+    return round(math.exp(float(found.x)), 4)
+
+
+def reliability(logits: FloatArray, truth: NDArray[np.bool_]) -> Reliability:
+    """Measure how well sigmoid(logits) fits the truth, shape (N,) each, N > 0.
+
+    Source: ECE over 15 equally wide bins as in Guo et al. 2017, of the foreground's probability; Brier 1950.
+    """
+    probability = _sigmoid(logits)
+    bins = np.minimum((probability * BINS).astype(int), BINS - 1)
+    confidence = np.bincount(bins, probability, BINS)
+    frequency = np.bincount(bins, truth.astype(np.float64), BINS)
+    return Reliability(
+        nll=_nll(logits, truth),
+        ece=float(np.abs(confidence - frequency).sum() / truth.size),
+        brier=float(np.mean((probability - truth) ** 2)),
+    )
+
+
+def lesion_scores(
+    scans: Sequence[ScanLogits], protocol: LesionProtocol, temperature: float, thresholds: Sequence[float]
+) -> list[LesionCounts]:
+    """Count lesions at each threshold, pooled over scans; matched one to one from :data:`MATCHED_IOU`.
+
+    Args:
+        scans: Shape (X, Y, Z) each.
+        protocol: How lesions are formed, and from which size they count.
+        temperature: Logits are divided by it.
+        thresholds: Probabilities.
+
+    Returns:
+        Counts, one a threshold.
+    """
+    totals = np.zeros((len(thresholds), 3), dtype=np.int64)
+    cuts = [temperature * math.log(t / (1 - t)) for t in thresholds]
+    for scan in scans:
+        deposit = (scan.label == 1) & scan.counted
+        box = _box_of(deposit | ((scan.logits > min(cuts)) & scan.counted))
+        logits, counted, label = scan.logits[box], scan.counted[box], deposit[box]
+        x, y, z = label.shape
+        grid = Grid((x, y, z), np.diag([*scan.spacing, 1.0]))
+        for row, cut in enumerate(cuts):
+            prediction, reference = find_both((logits > cut) & counted, label, scan.spacing, protocol)
+            matched = match_lesions(prediction, reference, grid, protocol)
+            counts = matched.rematched(MATCHED_IOU, one_to_one=True).count()
+            totals[row] += (counts.tp, counts.fp, counts.fn)
+    return [LesionCounts(int(tp), int(fp), int(fn)) for tp, fp, fn in totals]
+
+
+def choose_threshold(
+    thresholds: Sequence[float], scores: Sequence[float], default: float
+) -> tuple[float, tuple[float, float]]:
+    """Return the middle of the plateau around the best score, and the plateau's ends.
+
+    The best threshold itself is where a few validation lesions happen to fall; the middle of all that are as good
+    is furthest from being wrong on others.
+
+    Args:
+        thresholds: Rising.
+        scores: Lesion F1 at each; NaN where undefined.
+        default: Returned where no score is above 0; also the one that the best of several equals is nearest to.
+    """
+    values = np.nan_to_num(np.asarray(scores, dtype=float), nan=0.0)
+    if values.max(initial=0.0) <= 0:
+        return default, (default, default)
+    equals = np.flatnonzero(values == values.max())
+    start = int(equals[np.abs(np.asarray(thresholds)[equals] - default).argmin()])
+    good = values >= values.max() - PLATEAU
+    low = high = start
+    while low > 0 and good[low - 1]:
+        low -= 1
+    while high + 1 < len(good) and good[high + 1]:
+        high += 1
+    return thresholds[(low + high) // 2], (thresholds[low], thresholds[high])
+
+
+def _nll(logits: FloatArray, truth: NDArray[np.bool_]) -> float:
+    # log(1 + e^x) without overflow; float64 because the mean is over millions
+    return float(np.mean(np.logaddexp(0, logits.astype(np.float64)) - logits * truth))
+
+
+def _sigmoid(logits: FloatArray) -> NDArray[np.float64]:
+    result: NDArray[np.float64] = np.exp(-np.logaddexp(0, -logits.astype(np.float64)))
+    return result
+
+
+def _box_of(mask: NDArray[np.bool_]) -> tuple[slice, slice, slice]:
+    """Return the smallest box around a mask, the first voxel where it is empty."""
+    spans = []
+    for axis in range(3):
+        used = np.flatnonzero(mask.any(axis=tuple({0, 1, 2} - {axis})))
+        spans.append(slice(int(used[0]), int(used[-1]) + 1) if used.size else slice(0, 1))
+    return spans[0], spans[1], spans[2]
+
+
+def _finite(value: float) -> float | None:
+    return round(value, 4) if math.isfinite(value) else None

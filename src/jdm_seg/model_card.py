@@ -1,0 +1,87 @@
+"""The page that travels with a model: what it is for, what it saw, and how far it can be trusted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jdm_seg.model_folder import ModelFolder, ModelSpec
+
+MB = 1_000_000
+
+
+def model_card(model: ModelFolder, record: dict[str, Any]) -> str:
+    """Return the card in Markdown.
+
+    Args:
+        model: The folder, its graphs written and its sidecar final.
+        record: The run's ``run.json``.
+    """
+    spec = model.spec
+    validation = "\n".join(f"| {name} | {_shown(value)} |" for name, value in (record.get("validation") or {}).items())
+    size = model.onnx.stat().st_size / MB
+    stored = "weights stored in float16, computed in float32" if spec.weights == "f16" else "weights in float32"
+    return f"""# {spec.name}
+
+Segments calcinosis on {spec.preprocess.modality.upper()}. Research use only; not a medical device.
+
+**Trained on.** {spec.training_data}
+
+**Input.** One channel, RAS, {" x ".join(f"{s:g}" for s in spec.preprocess.spacing)} mm, windows of
+{" x ".join(map(str, spec.patch_size))} voxels. A voxel counts from a probability of {spec.threshold:g};
+probability = sigmoid(logit / {spec.temperature:g}).
+
+**File.** `model.onnx`, {size:.1f} MB, {stored}, opset {spec.parity.get("opset", "?")},
+{"any window" if spec.parity.get("any_window") else "this window alone"}.
+
+**Figures while training** (a progress bar, not a benchmark):
+
+| figure | value |
+| --- | --- |
+{validation}
+
+**Calibration.** {_calibration(spec)}
+
+**Parity with the trained network**, on windows and {spec.parity.get("scans", 0)} whole scans; all of it is in
+`parity.json`:
+
+| engine | precision | largest logit difference | lesion F1 of the masks | offered |
+| --- | --- | --- | --- | --- |
+{_parity(spec)}
+
+Made by jdm_seg {record["jdm_seg"]}, seed {record["seed"]}, {record.get("steps", "?")} steps.
+"""
+
+
+def _calibration(spec: ModelSpec) -> str:
+    facts = spec.calibration
+    data = f"{facts['scans']} scans ({', '.join(facts['data'])})"
+    low, high = facts["plateau"]
+    threshold = (
+        f"Lesion F1 {_shown(facts['lesion_f1'])} at the default threshold, as good from {low:g} to {high:g}, on {data}."
+    )
+    before, after = facts["before"], facts["after"]
+    if before is None:
+        return f"{threshold} {facts['note'].capitalize()}."
+    note = f" Note: {facts['note']}." if facts["note"] else ""
+    return (
+        f"{threshold} Expected calibration error {before['ece']:.3f} before and {after['ece']:.3f} after the "
+        f"temperature, Brier score {before['brier']:.3f} and {after['brier']:.3f}, on the same scans: an optimistic "
+        f"figure.{note}"
+    )
+
+
+def _parity(spec: ModelSpec) -> str:
+    return "\n".join(
+        f"| {engine} | {precision} | {_small(row['max_logit_difference'])} | {_shown(row['lesion_f1'])} "
+        f"| {'yes' if row['offered'] else 'no'} |"
+        for engine, rows in spec.parity["engines"].items()
+        for precision, row in rows.items()
+    )
+
+
+def _shown(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.3f}"
+
+
+def _small(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.1e}"
