@@ -22,6 +22,7 @@ GIVEN = {
     ("data", "labelled"): ["data.root=somewhere"],
     ("data", "backgrounds"): ["data.backgrounds=somewhere"],
     ("experiment", "ct_inserted"): ["data.backgrounds=somewhere"],
+    ("experiment", "finetune"): ["init=somewhere", "data.root=somewhere"],
 }
 
 
@@ -78,7 +79,8 @@ def test_every_optimizer_is_built(name):
         ),
         (["augment.flip=7"], "augment.flip: expected a probability"),
         (["seed=-1"], "seed: expected 0 or more"),
-        (["data.backgrounds=x"], r"data: expected either data\.root"),
+        (["data.root=null", "data.synthesize=null"], r"data: expected data\.root"),
+        (["data.mix.inserted=-1"], r"data\.mix\.inserted: expected 0 or more"),
         (["data.foreground_share=2"], "data.foreground_share: expected 0 to 1"),
     ],
 )

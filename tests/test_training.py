@@ -22,9 +22,10 @@ from jdm_seg.cache import CaseCache, read_sample
 from jdm_seg.cases import Case
 from jdm_seg.config import PreprocessConfig, compose, plain
 from jdm_seg.data import CaseDataModule
+from jdm_seg.errors import InputError
 from jdm_seg.module import SegmentationModule
 from jdm_seg.patches import EpochSampler, PatchDataset, Source
-from jdm_seg.train import load_module, train
+from jdm_seg.train import begin_with, load_module, train
 from jdm_seg.transforms import LoadCase
 
 SETTINGS = [
@@ -207,16 +208,16 @@ def test_the_cache_makes_a_case_once_and_again_when_its_file_changes(cases, tmp_
 def test_sources_take_turns_by_their_shares(cases, tmp_path):
     case, cache = sample_of(cases, 2, tmp_path / "cache")
     folders = cache.prepare([case])
-    dataset = PatchDataset([Source(folders, [], 0.3), Source(folders, [], 0.7)], seed=0)
-    turns = [dataset._turn(number) for number in range(100)]
-    for source, count in ((0, 30), (1, 70)):
+    dataset = PatchDataset([Source(folders, [], share) for share in (3, 0, 5, 2)], seed=0)
+    turns = [dataset._turn(number) for number in range(1000)]
+    for source, count in ((0, 300), (1, 500), (2, 200)):
         assert [within for turn, within in turns if turn == source] == list(range(count))
-    for start in range(0, 90, 10):
+    for start in range(0, 990, 10):
         assert 2 <= sum(turn == 0 for turn, _ in turns[start : start + 10]) <= 4
 
 
 def test_labelled_cases_and_unlabelled_scans_are_mixed(cases, tmp_path):
-    overrides = [f"data.backgrounds={cases / 'images'}", "data.inserted_share=0.5", "data.folds=3"]
+    overrides = [f"data.backgrounds={cases / 'images'}", "data.folds=3"]
     config = configured(cases, tmp_path / "run", *overrides)
     # the same scans on both sides: the split must keep a person on one side
     data = CaseDataModule(config.data, config.preprocess, config.augment, 0)
@@ -255,3 +256,22 @@ def test_the_config_of_a_run_holds_what_it_was_told(undisturbed):
     written = yaml.safe_load((undisturbed / "config.yaml").read_text())
     assert written["data"]["patches_per_epoch"] == 12
     assert written == json.loads(json.dumps(plain(written)))
+
+
+def test_finetuning_begins_with_a_models_weights_and_mixes_in_synthesis(cases, undisturbed, tmp_path):
+    synthetic = tmp_path / "synthetic"
+    overrides = [f"init={undisturbed}", f"data.root={cases}", f"data.synthesize.root={synthetic}"]
+    overrides += ["data.synthesize.cases=2", "data.synthesize.preset=smoke", f"data.cache={tmp_path / 'cache'}"]
+    overrides += [f"run_dir={tmp_path / 'run'}", *SETTINGS[1:], "data.patches_per_epoch=4", "trainer.max_epochs=1"]
+    config = compose(["experiment=finetune", *overrides, "optimizer.lr=0.0", "optimizer.weight_decay=0.0"])
+    begun, _ = begin_with(config)
+    assert begun.network["channels"] == [8, 16]  # the model's own, nobody typed it
+    run = train(config, tmp_path / "run")
+    # best.ckpt is what init takes; a learning rate of zero leaves it as it was
+    wanted = load_module(undisturbed / "checkpoints" / "best.ckpt").network.state_dict()
+    assert all(torch.equal(weight, wanted[name]) for name, weight in weights(run).items())
+    data = CaseDataModule(config.data, begun.preprocess, config.augment, 0)
+    data.setup()
+    assert sum(data._patches[0, number]["case_id"].startswith("ct-smoke") for number in range(10)) == 5
+    with pytest.raises(InputError, match="init: expected a model of stir"):
+        begin_with(replace(config, preprocess=replace(config.preprocess, modality="stir")))

@@ -55,6 +55,25 @@ class SynthesizeConfig:
     validation: float = 0.15
     testing: float = 0.15
     workers: int = 2
+    root: str | None = None
+    """Where to keep it; null: it is ``data.root`` itself, and there are no other labelled cases."""
+
+
+@dataclass
+class MixConfig:
+    """Relative shares of patches by where they come from; a source that a run has not is left out."""
+
+    labelled: float = 1.0
+    """Cases of ``data.root``."""
+    inserted: float = 1.0
+    """Scans of ``data.backgrounds``."""
+    procedural: float = 1.0
+    """The synthetic set of ``data.synthesize.root``, beside labelled cases or scans."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        for name in ("labelled", "inserted", "procedural"):
+            _check(getattr(self, name) >= 0, f"data.mix.{name}", "0 or more", getattr(self, name))
 
 
 @dataclass
@@ -65,8 +84,7 @@ class DataConfig:
     """Folder with a ``datalist.json``, or a manifest file. Labelled cases."""
     backgrounds: str | None = None
     """Folder of unlabelled scans; deposits are inserted into their patches on the fly."""
-    inserted_share: float = 0.5
-    """Share of patches with inserted deposits, where there are both labelled cases and unlabelled scans."""
+    mix: MixConfig = field(default_factory=MixConfig)
     cache: str = "data/cache"
     """Folder for prepared cases, read by patch; shared by runs, and safe to delete."""
     synthesize: SynthesizeConfig | None = None
@@ -87,8 +105,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        for name in ("inserted_share", "hard_share"):
-            _check(0 <= getattr(self, name) <= 1, f"data.{name}", "0 to 1", getattr(self, name))
+        _check(0 <= self.hard_share <= 1, "data.hard_share", "0 to 1", self.hard_share)
         self.patch_size = _triple(self.patch_size, "data.patch_size")
         _check(all(n > 0 and n % 8 == 0 for n in self.patch_size), "data.patch_size", "multiples of 8", self.patch_size)
         _check(0 <= self.foreground_share <= 1, "data.foreground_share", "0 to 1", self.foreground_share)
@@ -232,6 +249,9 @@ class TrainConfig:
     data: DataConfig = field(default_factory=DataConfig)
     preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    init: str | None = None
+    """Weights to begin with: a shipped model, a model folder, or a run folder. Its network and preprocessing are taken
+    over, as weights mean nothing without them."""
     network: dict[str, Any] = field(default_factory=dict)
     loss: dict[str, Any] = field(default_factory=dict)
     optimizer: dict[str, Any] = field(default_factory=dict)
@@ -243,7 +263,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Check what no field can know alone."""
-        some = self.data.root is not None or self.data.backgrounds is not None
+        made = self.data.synthesize is not None and self.data.synthesize.root is not None
+        some = self.data.root is not None or self.data.backgrounds is not None or made
         _check(self.seed >= 0, "seed", "0 or more", self.seed)
         _check(some, "data", "data.root (labelled cases), data.backgrounds (unlabelled scans) or both", "neither")
 

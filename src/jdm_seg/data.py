@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import monai.transforms as mt
 import numpy as np
@@ -26,8 +26,9 @@ class CaseDataModule(LightningDataModule):
     """Training patches and whole validation scans.
 
     Labelled cases (``data.root``) are cut around their deposits; unlabelled scans (``data.backgrounds``) receive
-    deposits on the fly, in training by chance and in validation the same ones every time. With both, a share of
-    ``data.inserted_share`` of the patches comes from the scans.
+    deposits on the fly, in training by chance and in validation the same ones every time; a procedural set may stand
+    beside both (``data.synthesize.root``). Patches are mixed by ``data.mix``. Validation is on labelled cases and
+    scans, and on the procedural set where there is nothing else.
     """
 
     def __init__(self, config: DataConfig, preprocess: PreprocessConfig, augment: AugmentConfig, seed: int) -> None:
@@ -47,28 +48,29 @@ class CaseDataModule(LightningDataModule):
         self._synthesize()
         training, validation = self._members()
         labelled, scans = self._caches()
-        labelled.prepare([*training.labelled, *validation.labelled])
+        labelled.prepare([*training.with_labels, *validation.with_labels])
         scans.prepare([*training.scans, *validation.scans])
 
     def _synthesize(self) -> None:
         made = self.config.synthesize
-        if made is None or self.config.root is None:
+        root = _synthetic_root(self.config)
+        if made is None or root is None:
             return
         wanted = origin_of(modality=self.preprocess.modality, seed=made.seed, preset=made.preset)
         wanted["cases"] = made.cases
-        path = manifest_path(self.config.root)
+        path = manifest_path(root)
         if path.is_file():
             found = synthetic_origin(path)
             if found != wanted:
                 raise InputError(
-                    "data.root",
+                    "data.root" if made.root is None else "data.synthesize.root",
                     expected=f"no data set, or the synthetic one of {wanted}",
                     found="another data set" if found is None else str(found),
-                    remedy="train on your own cases with data=labelled, or choose another data.root",
+                    remedy="train on your own cases with data=labelled, or choose another folder",
                 )
             return
         synthesize_dataset(
-            Path(self.config.root),
+            Path(root),
             modality=as_modality(self.preprocess.modality),
             cases=made.cases,
             seed=made.seed,
@@ -85,22 +87,29 @@ class CaseDataModule(LightningDataModule):
             InputError: If a person is on both sides, or a labelled set lacks labels.
         """
         training, validation = self._members()
-        return [*training.labelled, *training.scans], [*validation.labelled, *validation.scans]
+        return training.all, validation.all
 
     def _members(self) -> tuple[_Members, _Members]:
         if self._splits is None:
             config = self.config
             modality = as_modality(self.preprocess.modality)
-            labelled: tuple[list[Case], list[Case]] = ([], [])
-            scans: tuple[list[Case], list[Case]] = ([], [])
+            labelled, scans, procedural = (_Split([], []) for _ in range(3))
             if config.root is not None:
-                labelled = _labelled(manifest_path(config.root), config, self.seed)
-                _check_cases([*labelled[0], *labelled[1]], modality)
+                labelled = _labelled(manifest_path(config.root), config, self.seed, "data.root")
+                _check_cases(labelled.all, modality)
             if config.backgrounds is not None:
                 found = find_scans(config.backgrounds, modality)
-                scans = split_by_subject(found, config.fold, config.folds, self.seed)
-            check_disjoint([*labelled[0], *scans[0]], [*labelled[1], *scans[1]])
-            self._splits = _Members(labelled[0], scans[0]), _Members(labelled[1], scans[1])
+                scans = _Split(*split_by_subject(found, config.fold, config.folds, self.seed))
+            if config.synthesize is not None and config.synthesize.root is not None:
+                manifest = manifest_path(config.synthesize.root)
+                if labelled.all or scans.all:  # then what is real decides, and nothing synthetic is kept back
+                    procedural = _Split(list(read_manifest(manifest).all), [])
+                else:
+                    procedural = _labelled(manifest, config, self.seed, "data.synthesize.root")
+                _check_cases(procedural.all, modality)
+            parts = labelled, scans, procedural
+            self._splits = _Members(*(p.training for p in parts)), _Members(*(p.validation for p in parts))
+            check_disjoint(self._splits[0].all, self._splits[1].all)
         return self._splits
 
     def _caches(self) -> tuple[CaseCache, CaseCache]:
@@ -125,16 +134,20 @@ class CaseDataModule(LightningDataModule):
         )
         finish = [Normalized(), *build_augment(self.augment, spacing)]
         insert = InsertCalcinosisd(spacing, probability=config.foreground_share, modality=modality)
-        share = 0.0 if not training.scans else config.inserted_share if training.labelled else 1.0
+        drawn = [crop, insert, *finish]
         sources = [
-            Source(scans.prepare(training.scans), [crop, insert, *finish], share),
-            Source(labelled.prepare(training.labelled), [crop, *finish], 1 - share),
+            Source(folders, transforms, share if folders else 0.0)
+            for folders, transforms, share in (
+                (scans.prepare(training.scans), drawn, config.mix.inserted),
+                (labelled.prepare(training.labelled), [crop, *finish], config.mix.labelled),
+                (labelled.prepare(training.procedural), [crop, *finish], config.mix.procedural),
+            )
         ]
         self._patches = PatchDataset(sources, self.seed, repeat_one=config.repeat_one)
         always = _SeededByCase(InsertCalcinosisd(spacing, probability=1.0, modality=modality), self.seed)
         self._scans = _Scans(
             [
-                *((folder, mt.Compose([Normalized()])) for folder in labelled.prepare(validation.labelled)),
+                *((folder, mt.Compose([Normalized()])) for folder in labelled.prepare(validation.with_labels)),
                 *((folder, mt.Compose([always, Normalized()])) for folder in scans.prepare(validation.scans)),
             ]
         )
@@ -169,10 +182,30 @@ class CaseDataModule(LightningDataModule):
 
 @dataclass(frozen=True)
 class _Members:
-    """Cases of one split."""
+    """Cases of one split, by where they come from."""
 
     labelled: list[Case]
     scans: list[Case]
+    procedural: list[Case]
+
+    @property
+    def with_labels(self) -> list[Case]:
+        return [*self.labelled, *self.procedural]
+
+    @property
+    def all(self) -> list[Case]:
+        return [*self.labelled, *self.scans, *self.procedural]
+
+
+class _Split(NamedTuple):
+    """Cases of one origin."""
+
+    training: list[Case]
+    validation: list[Case]
+
+    @property
+    def all(self) -> list[Case]:
+        return [*self.training, *self.validation]
 
 
 class _Scans(Dataset[dict[str, Any]]):
@@ -192,14 +225,19 @@ class _Scans(Dataset[dict[str, Any]]):
         return self._made[number]
 
 
-def _labelled(manifest: Path, config: DataConfig, seed: int) -> tuple[list[Case], list[Case]]:
+def _synthetic_root(config: DataConfig) -> str | None:
+    made = config.synthesize
+    return config.root if made is None or made.root is None else made.root
+
+
+def _labelled(manifest: Path, config: DataConfig, seed: int, where: str) -> _Split:
     """Return training and validation cases of a manifest."""
     if not manifest.is_file():
         raise CaseNotFoundError(
             manifest,
-            expected="a manifest at data.root",
+            expected=f"a manifest at {where}",
             found="no such file",
-            remedy="set data.root to a folder with datalist.json; `jdm-seg synthesize` makes one",
+            remedy=f"set {where} to a folder with datalist.json; `jdm-seg synthesize` makes one",
         )
     cases = read_manifest(manifest).cases
     training, validation = list(cases.get("training", ())), list(cases.get("validation", ()))
@@ -213,7 +251,7 @@ def _labelled(manifest: Path, config: DataConfig, seed: int) -> tuple[list[Case]
             found=f"{len(training)} and {len(validation)}",
             remedy="add cases, or leave out the splits and set data.fold",
         )
-    return training, validation
+    return _Split(training, validation)
 
 
 class _SeededByCase(mt.Transform):  # type: ignore[misc]

@@ -9,12 +9,15 @@ from typing import Any
 
 import monai.transforms as mt
 import numpy as np
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from jdm_seg.cache import read_sample
 
 Key = tuple[int, int]
 """Epoch, and number of the patch in it."""
+_CYCLE = 100
+"""Patches after which the order of sources begins again; shares are met to a hundredth."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class Source:
     Attributes:
         folders: One a case, by :class:`~jdm_seg.cache.CaseCache`.
         transforms: Random transforms from a whole sample to a patch.
-        share: Share of an epoch's patches.
+        share: Share of the patches, relative to the other sources.
     """
 
     folders: Sequence[Path]
@@ -33,7 +36,7 @@ class Source:
 
 
 class PatchDataset(Dataset[dict[str, Any]]):
-    """Random patches of one or two sources, addressed by :data:`Key`.
+    """Random patches of one or more sources, addressed by :data:`Key`.
 
     Sources take turns by their shares; every pass over the cases of a source visits each once, in a shuffled order.
     """
@@ -42,13 +45,15 @@ class PatchDataset(Dataset[dict[str, Any]]):
         """Take the sources and the run's seed.
 
         Args:
-            sources: With shares that add up to 1.
+            sources: Shares are relative to each other; those without one are left out.
             seed: Of the run.
             repeat_one: Give the first patch again and again: what remains of a step's time is not the data's.
         """
         self.sources = [source for source in sources if source.share > 0]
-        if not 1 <= len(self.sources) <= 2:
-            raise ValueError(f"expected one or two sources, but got {len(self.sources)}")
+        if not self.sources:
+            raise ValueError("expected a source with a share above 0")
+        total = sum(source.share for source in self.sources)
+        self._order = _order_of([source.share / total for source in self.sources])
         self.seed = seed
         self.repeat_one = repeat_one
         self._transforms = [mt.Compose(list(source.transforms)) for source in self.sources]
@@ -70,14 +75,20 @@ class PatchDataset(Dataset[dict[str, Any]]):
         return result
 
     def _turn(self, number: int) -> tuple[int, int]:
-        """Return which source gives patch ``number``, and its number within that source.
+        """Return which source gives patch ``number``, and its number within that source."""
+        cycle, place = divmod(number, _CYCLE)
+        source = int(self._order[place])
+        return source, cycle * int(np.sum(self._order == source)) + int(np.sum(self._order[:place] == source))
 
-        The first is asked whenever the whole part of its share of all patches so far grows, so any stretch of patches
-        holds the shares, to one patch.
-        """
-        share = self.sources[0].share if len(self.sources) > 1 else 1.0
-        before, after = int(number * share + 1e-9), int((number + 1) * share + 1e-9)
-        return (0, before) if after > before else (1, number - before)
+
+def _order_of(shares: Sequence[float]) -> NDArray[np.intp]:
+    """Return which source gives each patch of a cycle: always the one that is furthest behind its share."""
+    given = np.zeros(len(shares))
+    order = np.zeros(_CYCLE, np.intp)
+    for place in range(_CYCLE):
+        order[place] = np.argmax((place + 1) * np.asarray(shares) - given)
+        given[order[place]] += 1
+    return order
 
 
 class EpochSampler(Sampler[Key]):

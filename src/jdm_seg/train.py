@@ -19,15 +19,18 @@ from typing import Any
 import torch
 import yaml
 from lightning import LightningModule, Trainer, seed_everything
-from lightning.fabric.plugins.environments import SLURMEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
-from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
 
 from jdm_seg.callbacks import SafeStop
 from jdm_seg.cases import Case
-from jdm_seg.config import LAST_CHECKPOINT, TrainConfig, instantiate, plain
+from jdm_seg.config import LAST_CHECKPOINT, TrainConfig, instantiate, plain, preprocess_from
 from jdm_seg.data import CaseDataModule
 from jdm_seg.errors import CaseNotFoundError, InputError
+from jdm_seg.inference.engines import torch_weights
+from jdm_seg.model_folder import open_model
 from jdm_seg.module import SegmentationModule
 from jdm_seg.networks import as_levels
 from jdm_seg.provenance import describe_run, now, sha256_of
@@ -55,6 +58,9 @@ def train(config: TrainConfig, run_dir: Path) -> Path:
     _quiet()
     seed_everything(config.seed, workers=True, verbose=False)
     checkpoint = find_checkpoint(config.ckpt or _requeued(run_dir), run_dir)
+    weights = None
+    if config.init is not None:
+        config, weights = begin_with(config)
     inference = replace(config.inference, roi_size=config.inference.roi_size or config.data.patch_size)
     module = SegmentationModule(
         network=config.network,
@@ -66,6 +72,9 @@ def train(config: TrainConfig, run_dir: Path) -> Path:
         warmup_steps=config.trainer.warmup_steps,
         schedule=config.trainer.schedule,
     )
+    if weights is not None:
+        # not strict: heads that only training uses are not in a model folder
+        module.network.load_state_dict(weights, strict=False)
     if config.trainer.compile:
         module.network.compile()
     _check_patch_size(module, config.data.patch_size, "data.patch_size")
@@ -75,7 +84,7 @@ def train(config: TrainConfig, run_dir: Path) -> Path:
     training, validation = data.split()
     if checkpoint is not None:
         _check_same_splits(run_dir, training, validation)
-    first = rank_zero_only.rank == 0
+    first = getattr(rank_zero_only, "rank", 0) == 0
     run_dir.mkdir(parents=True, exist_ok=True)
     precision = precision_of(config.trainer.precision, config.trainer.accelerator)
     facts = describe_run(
@@ -128,6 +137,32 @@ def _outcome(trainer: Trainer, module: SegmentationModule, status: str) -> dict[
             if k.startswith("val/")
         },
     }
+
+
+def begin_with(config: TrainConfig) -> tuple[TrainConfig, dict[str, Tensor]]:
+    """Return the config with network and preprocessing of ``config.init``, and its weights.
+
+    Raises:
+        InputError: If it is neither a model nor a run folder, or of another modality.
+    """
+    assert config.init is not None
+    run = Path(config.init)
+    checkpoint = next((c for c in (run / CHECKPOINTS / "best.ckpt", run / LAST_CHECKPOINT) if c.is_file()), None)
+    if checkpoint is not None:
+        module = load_module(checkpoint)
+        network, weights = module.hparams["network"], dict(module.network.state_dict())
+        preprocess = preprocess_from(module.hparams["preprocess"])
+    else:
+        model = open_model(config.init)
+        network, weights, preprocess = model.spec.network, torch_weights(model), model.spec.preprocess
+    if preprocess.modality != config.preprocess.modality:
+        raise InputError(
+            "init",
+            expected=f"a model of {config.preprocess.modality}, as preprocess.modality says",
+            found=f"one of {preprocess.modality}",
+            remedy=f"add preprocess={preprocess.modality}, or choose another model",
+        )
+    return replace(config, network=network, preprocess=preprocess), weights
 
 
 def _requeued(run_dir: Path) -> str | None:
