@@ -44,7 +44,8 @@ def write_bundle(folder: Path, model: ModelFolder, network: nn.Module) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # sizes become constants only where they are of the network
         example = torch.zeros(1, 1, *spec.patch_size)
-        torch.jit.trace(ForegroundNetwork(network).eval(), example).save(str(folder / "models" / "model.ts"))
+        traced: Any = torch.jit.trace(ForegroundNetwork(network).eval(), example)  # type: ignore[no-untyped-call]
+        traced.save(str(folder / "models" / "model.ts"))
     for name, content in (("metadata", metadata(spec)), ("inference", inference(spec))):
         write_text(folder / "configs" / f"{name}.json", json.dumps(content, indent=1) + "\n")
     write_text(folder / "docs" / "README.md", _readme(spec))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,8 +51,8 @@ class ValidationScan:
     @property
     def counted(self) -> NDArray[np.bool_]:
         """Where the label is known and the network is asked: in the body, but for what is to be ignored."""
-        body: NDArray[np.bool_] = self.image.numpy() > _AIR
-        return body & (self.label != IGNORE)
+        counted: NDArray[np.bool_] = (self.image.numpy() > _AIR) & (self.label != IGNORE)
+        return counted
 
 
 def validation_scans(run: Path, config: PreprocessConfig, max_scans: int) -> list[ValidationScan]:
@@ -66,7 +66,8 @@ def validation_scans(run: Path, config: PreprocessConfig, max_scans: int) -> lis
     Returns:
         At least one: a folder that has been moved or deleted is no reason to ship a model unmeasured.
     """
-    scans, voxels = [], 0
+    scans: list[ValidationScan] = []
+    voxels = 0
     for case in _cases_of(run, config):
         if len(scans) == max_scans:
             break
@@ -107,7 +108,8 @@ def random_windows(scans: list[ValidationScan], size: tuple[int, int, int], coun
         start = np.clip(centre - np.array(size) // 2, 0, np.maximum(shape - size, 0))
         window = torch.full((1, 1, *size), _AIR)
         part = scan.image[tuple(slice(int(a), int(a) + n) for a, n in zip(start, size, strict=True))]
-        window[(0, 0, *(slice(0, n) for n in part.shape))] = part
+        x, y, z = part.shape
+        window[0, 0, :x, :y, :z] = part
         windows.append(window)
     return windows
 
@@ -134,7 +136,7 @@ def _by_name(find: Any) -> dict[str, Case]:
 
 def _load(case: Case, config: PreprocessConfig) -> ValidationScan:
     inserting = case.label is None
-    sample = LoadCase(config, host=inserting)(case)
+    sample: dict[Hashable, Any] = dict(LoadCase(config, host=inserting)(case).items())
     if inserting:
         modality = as_modality(config.modality)
         insert = InsertCalcinosisd(config.spacing, probability=1.0, modality=modality)
