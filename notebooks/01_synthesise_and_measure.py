@@ -22,15 +22,15 @@ from dataclasses import replace
 import matplotlib.pyplot as plt
 import numpy as np
 
-from jdm_seg.burden import analyse_mask
+from jdm_seg.burden.analysis import analyse_mask
 from jdm_seg.metrics.lesion import count_lesions
 from jdm_seg.metrics.voxel import dice
 from jdm_seg.physics import hu_per_mg_ha
 from jdm_seg.pictures import project
-from jdm_seg.synthesis.calcinosis import render_deposits, sample_deposits
-from jdm_seg.synthesis.deposits import PATTERNS, Priors
+from jdm_seg.synthesis.anatomy.scene import render_scene, sample_scene
+from jdm_seg.synthesis.deposits.calcinosis import render_deposits, sample_deposits
+from jdm_seg.synthesis.deposits.priors import PATTERNS, Priors
 from jdm_seg.synthesis.recipe import PRESETS, replay, synthesize_body
-from jdm_seg.synthesis.scene import render_scene, sample_scene
 from jdm_seg.volume import Volume
 
 

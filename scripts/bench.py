@@ -23,10 +23,10 @@ from jdm_seg.inference.sliding_window import predict_logits
 from jdm_seg.lesions import label_lesions
 from jdm_seg.networks import SpaceToDepthUNet, as_levels
 from jdm_seg.resample import axis_weights, resample
-from jdm_seg.synthesis.host import Host
+from jdm_seg.synthesis.anatomy.host import Host
+from jdm_seg.synthesis.anatomy.scene import render_scene, sample_scene
+from jdm_seg.synthesis.anatomy.tissue import Tissue
 from jdm_seg.synthesis.insert import HOST_KEYS, SCAN_KEY, InsertCalcinosisd
-from jdm_seg.synthesis.scene import render_scene, sample_scene
-from jdm_seg.synthesis.tissue import Tissue
 from jdm_seg.volume import Volume, read_volume, write_volume
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from jdm_seg.burden import analyse_mask, write_analysis, write_probability
+from jdm_seg.burden.analysis import analyse_mask, write_analysis, write_probability
 from jdm_seg.lesions import read_mask
 from jdm_seg.neighbourhood import ball_steps
 from jdm_seg.pictures import PREVIEW, write_preview

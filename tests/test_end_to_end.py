@@ -16,12 +16,12 @@ from jdm_seg.config import compose
 from jdm_seg.data import CaseDataModule
 from jdm_seg.errors import CaseNotFoundError, InputError
 from jdm_seg.evaluate import evaluate_folders
-from jdm_seg.export import export_run
+from jdm_seg.export.parity import LOGIT_TOLERANCE
+from jdm_seg.export.run import export_run
 from jdm_seg.inference.batch import predict_batch
 from jdm_seg.inference.predict import PredictSettings, ScanPredictor
 from jdm_seg.model_folder import open_model, read_spec
 from jdm_seg.module import SegmentationModule
-from jdm_seg.parity import LOGIT_TOLERANCE
 from jdm_seg.report import write_report
 from jdm_seg.train import load_module, train
 from jdm_seg.volume import Volume, read_volume, write_volume

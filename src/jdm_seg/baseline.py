@@ -16,15 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from jdm_seg.agatston import agatston_edges_hu
 from jdm_seg.body_mask import bounding_box, outline_body
+from jdm_seg.burden.agatston import agatston_edges_hu
+from jdm_seg.burden.detectability import estimate_noise_hu
 from jdm_seg.cases import Modality, check_modality
-from jdm_seg.detectability import estimate_noise_hu
 from jdm_seg.errors import InputError
 from jdm_seg.inference.prediction import ScanPrediction
 from jdm_seg.physics import HU_PER_MG_HA, hu_per_mg_ha
+from jdm_seg.synthesis.anatomy.host import distance
 from jdm_seg.synthesis.estimate import estimate_stir_tissue
-from jdm_seg.synthesis.host import distance
 from jdm_seg.volume import Spacing, Volume
 
 MODEL = "threshold"

@@ -16,7 +16,7 @@ from jdm_seg import __version__
 from jdm_seg.errors import InputError, reason_of
 
 if TYPE_CHECKING:
-    from jdm_seg.findings import Finding
+    from jdm_seg.checks.findings import Finding
     from jdm_seg.inference.prediction import Segmenter
 
 app = typer.Typer(
@@ -127,7 +127,7 @@ def export(
     ] = False,
 ) -> None:
     """Turn a run folder into a model folder: ONNX, calibration, parity report, model card."""
-    from jdm_seg.export import ExportOptions, export_run
+    from jdm_seg.export.run import ExportOptions, export_run
 
     model = export_run(run, out, ExportOptions(compact, tuple(precision or ()), monai_bundle))
     spec = model.spec
@@ -435,8 +435,8 @@ def check(
     """Say in plain words what is wrong with scans and masks and what to do. Leaves with 1 on a warning or an error."""
     import json
 
-    from jdm_seg.check import check_path
-    from jdm_seg.check_fix import fix_copy
+    from jdm_seg.checks.fix import fix_copy
+    from jdm_seg.checks.paths import check_path
     from jdm_seg.volume import write_text
 
     with _steps(quiet) as advance:
@@ -485,7 +485,7 @@ def burden(
     kv: Annotated[str | None, typer.Option(help="Tube voltage in kV.")] = None,
 ) -> None:
     """Measure one scan with a mask that is there already."""
-    from jdm_seg.burden import burden_of_files
+    from jdm_seg.burden.analysis import burden_of_files
     from jdm_seg.cases import as_modality
 
     figures = burden_of_files(scan, mask, out, modality=as_modality(modality, "--modality"), kv=kv).burden
@@ -508,7 +508,7 @@ def track(
     ] = None,
 ) -> None:
     """Tell what became of every lesion between two scans of one subject: new, resolved, grown, shrunk, and so on."""
-    from jdm_seg.track_files import track_folders
+    from jdm_seg.tracking.files import track_folders
 
     summary = track_folders(baseline, follow_up, out, baseline_scan=baseline_scan, follow_up_scan=follow_up_scan)
     counts = ", ".join(f"{count} {fate}" for fate, count in summary["fates"].items() if count) or "no lesions"
@@ -589,11 +589,11 @@ def benchmark(
     quiet: Quiet = False,
 ) -> None:
     """Measure methods on a benchmark and compare with the recorded figures: exit 1 outside their tolerance."""
-    from jdm_seg.benchmark import methods_named, run_benchmark
-    from jdm_seg.benchmark_data import Sources
-    from jdm_seg.benchmark_records import compare_with_record, read_record, record_path, write_record
-    from jdm_seg.benchmark_spec import benchmark_path, read_benchmark
-    from jdm_seg.benchmark_table import table_lines
+    from jdm_seg.benchmark.data import Sources
+    from jdm_seg.benchmark.records import compare_with_record, read_record, record_path, write_record
+    from jdm_seg.benchmark.run import methods_named, run_benchmark
+    from jdm_seg.benchmark.spec import benchmark_path, read_benchmark
+    from jdm_seg.benchmark.table import table_lines
 
     file = benchmark_path(name)
     chosen = read_benchmark(file)

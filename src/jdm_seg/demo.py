@@ -11,7 +11,7 @@ from jdm_seg.cases import Case
 from jdm_seg.config import compose
 from jdm_seg.errors import InputError
 from jdm_seg.evaluate import evaluate_folders
-from jdm_seg.export import export_run
+from jdm_seg.export.run import export_run
 from jdm_seg.inference.batch import predict_batch
 from jdm_seg.inference.predict import ScanPredictor
 from jdm_seg.model_folder import open_model

@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from scipy.spatial import ConvexHull
 from scipy.spatial.distance import pdist
 
-from jdm_seg.body_map import UNKNOWN, BodyMap
+from jdm_seg.burden.body_map import UNKNOWN, BodyMap
+from jdm_seg.burden.mass import Signal, mass_mg, measure_signal
 from jdm_seg.components import CONNECTIVITY, GROUPING_MM, LesionVoxels, find_lesions
 from jdm_seg.errors import InputError
-from jdm_seg.mass import Signal, mass_mg, measure_signal
 from jdm_seg.neighbourhood import Indices, ball_steps, distance_to_outside, foreground_indices
 from jdm_seg.physics import HU_MAX
 from jdm_seg.sharpness import Blur
@@ -56,15 +56,15 @@ class Lesion:
         mean_hu: Mean CT number (CT only, like the next three).
         max_hu: Largest CT number.
         clipped_fraction: Share of its voxels at the scanner's ceiling, whose true value is unknown.
-        mass_mg_ha: Background-corrected mass in mg hydroxyapatite, see :mod:`jdm_seg.mass`.
+        mass_mg_ha: Background-corrected mass in mg hydroxyapatite, see :mod:`jdm_seg.burden.mass`.
         depth_mm: Distance from its nearest voxel to outside the body.
-        region: One of :data:`jdm_seg.body_map.REGIONS`.
-        side: One of :data:`jdm_seg.body_map.SIDES`: the patient's.
+        region: One of :data:`jdm_seg.burden.body_map.REGIONS`.
+        side: One of :data:`jdm_seg.burden.body_map.SIDES`: the patient's.
         mean_probability: Mean of the network's probability over its voxels.
         volume_integrated_mm3: Volume by background-corrected integrated intensity (CT only, like the next four).
         volume_sd_mm3: Standard deviation of that volume by the noise of the scan.
         density_mg_ha_cm3: Mass over that volume.
-        density_basis: How the density was found, see :mod:`jdm_seg.density`; ``mask`` is the weakest.
+        density_basis: How the density was found, see :mod:`jdm_seg.burden.density`; ``mask`` is the weakest.
         bone_mm: Distance to bone on a map of about 3 mm; 0 for a lesion that touches it.
         depth_class: One of :data:`DEPTH_CLASSES`.
     """

@@ -1,4 +1,4 @@
-"""Losses on logits: levels and ignored voxels around any loss of MONAI, and one that sees lesions, which MONAI lacks."""
+"""Losses on logits: levels and ignored voxels around any loss of MONAI, and one that sees lesions."""
 
 from __future__ import annotations
 

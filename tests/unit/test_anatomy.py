@@ -6,12 +6,12 @@ import cc3d
 import numpy as np
 import pytest
 
-from jdm_seg.synthesis.body import Plan, sample_body
-from jdm_seg.synthesis.canvas import Canvas, Paint, Warp
-from jdm_seg.synthesis.scene import Scene, render_scene, sample_scene
-from jdm_seg.synthesis.shapes import Capsule, Ellipsoid, Frame, Loft, look_along
-from jdm_seg.synthesis.surroundings import EXTRAS, Surroundings, draw_extras
-from jdm_seg.synthesis.tissue import BONE, OUTSIDE, Region, Side, Tissue
+from jdm_seg.synthesis.anatomy.body import Plan, sample_body
+from jdm_seg.synthesis.anatomy.canvas import Canvas, Paint, Warp
+from jdm_seg.synthesis.anatomy.scene import Scene, render_scene, sample_scene
+from jdm_seg.synthesis.anatomy.shapes import Capsule, Ellipsoid, Frame, Loft, look_along
+from jdm_seg.synthesis.anatomy.surroundings import EXTRAS, Surroundings, draw_extras
+from jdm_seg.synthesis.anatomy.tissue import BONE, OUTSIDE, Region, Side, Tissue
 
 STRAIGHT = Warp(((), (), ()))
 BARE = Surroundings(table=None, sheet=0.0, clothes=None, cast=None, extras=(), seed=1)

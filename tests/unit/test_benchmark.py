@@ -12,9 +12,8 @@ import yaml
 from typer.testing import CliRunner
 
 from jdm_seg.baseline import segment_ct
-from jdm_seg.benchmark import methods_named, run_benchmark
-from jdm_seg.benchmark_data import Sources, ignore_zone, plans_of, prepare_data
-from jdm_seg.benchmark_records import (
+from jdm_seg.benchmark.data import Sources, ignore_zone, plans_of, prepare_data
+from jdm_seg.benchmark.records import (
     TOLERANCES,
     compare_with_record,
     figures_of,
@@ -23,8 +22,9 @@ from jdm_seg.benchmark_records import (
     tolerance_of,
     write_record,
 )
-from jdm_seg.benchmark_spec import Benchmark, Stratum, benchmark_path, benchmarks, read_benchmark
-from jdm_seg.benchmark_table import table_lines
+from jdm_seg.benchmark.run import methods_named, run_benchmark
+from jdm_seg.benchmark.spec import Benchmark, Stratum, benchmark_path, benchmarks, read_benchmark
+from jdm_seg.benchmark.table import table_lines
 from jdm_seg.cases import read_manifest
 from jdm_seg.cli import app
 from jdm_seg.errors import CaseNotFoundError, InputError

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from jdm_seg.body_map import map_body, water_equivalent_diameter_cm
-from jdm_seg.burden import analyse_mask
-from jdm_seg.landmarks import find_parts
+from jdm_seg.burden.analysis import analyse_mask
+from jdm_seg.burden.body_map import map_body, water_equivalent_diameter_cm
+from jdm_seg.burden.landmarks import find_parts
 from jdm_seg.volume import Volume
 
 SPACING = (4.0, 4.0, 4.0)

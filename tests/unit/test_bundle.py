@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from jdm_seg.bundle import inference, metadata, write_bundle
 from jdm_seg.config import IntensityConfig, PreprocessConfig
+from jdm_seg.export.bundle import inference, metadata, write_bundle
+from jdm_seg.export.onnx_graph import ForegroundNetwork, write_graph
 from jdm_seg.inference.predict import PredictSettings, ScanPredictor
 from jdm_seg.model_folder import ModelFolder, ModelSpec, write_spec
-from jdm_seg.onnx_graph import ForegroundNetwork, write_graph
 from jdm_seg.transforms import intensity_range, normalize
 from jdm_seg.volume import read_volume
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from jdm_seg.burden import (
+from jdm_seg.burden.analysis import (
     AGATSTON_EDGES_HU,
     agatston_edges_hu,
     agatston_score,
@@ -20,9 +20,9 @@ from jdm_seg.burden import (
     write_analysis,
     write_probability,
 )
+from jdm_seg.burden.stir import measure_stir
 from jdm_seg.errors import GridMismatchError, InputError
 from jdm_seg.lesions import Lesion, measure_lesions
-from jdm_seg.stir_burden import measure_stir
 from jdm_seg.volume import Grid, Volume, read_volume, write_volume
 
 KEYS = [

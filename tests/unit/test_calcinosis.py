@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from scipy import ndimage, stats
 
-from jdm_seg.synthesis.calcinosis import PATTERNS, Deposit, Priors, render_deposits, sample_deposits
-from jdm_seg.synthesis.fields import layer_share
-from jdm_seg.synthesis.host import build_host
-from jdm_seg.synthesis.sites import JOINTS
-from jdm_seg.synthesis.tissue import Region, Side, Tissue
+from jdm_seg.synthesis.anatomy.host import build_host
+from jdm_seg.synthesis.anatomy.tissue import Region, Side, Tissue
+from jdm_seg.synthesis.deposits.calcinosis import PATTERNS, Deposit, Priors, render_deposits, sample_deposits
+from jdm_seg.synthesis.deposits.fields import layer_share
+from jdm_seg.synthesis.deposits.sites import JOINTS
 
 SPACING = (1.0, 1.0, 1.0)
 LAYERS = ("plaque", "sheet", "band", "net")

@@ -9,7 +9,7 @@ import pytest
 from scipy.special import expit, logit
 from sklearn.metrics import brier_score_loss, log_loss
 
-from jdm_seg.calibration import (
+from jdm_seg.export.calibration import (
     BINS,
     ScanLogits,
     calibrate,

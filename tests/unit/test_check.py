@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from jdm_seg.check import check_path
-from jdm_seg.check_files import prints_of
-from jdm_seg.check_fix import fix_copy
+from jdm_seg.checks.files import prints_of
+from jdm_seg.checks.fix import fix_copy
+from jdm_seg.checks.paths import check_path
 from jdm_seg.cli import app
 from jdm_seg.errors import CaseNotFoundError, InputError
 from jdm_seg.volume import Volume, read_volume

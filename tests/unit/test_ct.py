@@ -9,12 +9,12 @@ import pytest
 from scipy import ndimage
 
 from jdm_seg.physics import FAT_HU, HU_MAX, HU_PER_MG_HA, HU_PER_MG_HA_BY_PATH, hu_per_mg_ha
-from jdm_seg.synthesis.ct import CtAcquisition, Motion, acquire_ct, quantise, sample_ct
-from jdm_seg.synthesis.ct_blur import blur_in_plane
-from jdm_seg.synthesis.ct_noise import survey_body
-from jdm_seg.synthesis.ct_tissue import sample_hu, table_at
-from jdm_seg.synthesis.projection import Projector
-from jdm_seg.synthesis.tissue import Tissue, TissueMap
+from jdm_seg.synthesis.anatomy.tissue import Tissue, TissueMap
+from jdm_seg.synthesis.ct.acquisition import CtAcquisition, Motion, acquire_ct, quantise, sample_ct
+from jdm_seg.synthesis.ct.blur import blur_in_plane
+from jdm_seg.synthesis.ct.noise import survey_body
+from jdm_seg.synthesis.ct.projection import Projector
+from jdm_seg.synthesis.ct.tissue import sample_hu, table_at
 
 SPACING = (1.0, 1.0, 1.0)
 HU = {"AIR": -1000.0, "FAT": -90.0, "MUSCLE": 55.0, "CORTEX": 1200.0, "METAL": 15000.0, "TABLE": -300.0}

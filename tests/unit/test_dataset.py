@@ -12,11 +12,11 @@ import pytest
 
 from jdm_seg.cases import read_manifest
 from jdm_seg.errors import InputError
+from jdm_seg.synthesis.anatomy.tissue import BONE, SOFT_TISSUE, Tissue
 from jdm_seg.synthesis.dataset import synthesize_dataset, synthesize_inserted
-from jdm_seg.synthesis.deposits import Priors
+from jdm_seg.synthesis.deposits.priors import Priors
 from jdm_seg.synthesis.insert import host_of_scan
 from jdm_seg.synthesis.recipe import PRESETS, replay, synthesize_body
-from jdm_seg.synthesis.tissue import BONE, SOFT_TISSUE, Tissue
 from jdm_seg.volume import read_volume
 
 

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from jdm_seg.body_mask import outline_body
-from jdm_seg.density import estimate_contrast
+from jdm_seg.burden.density import estimate_contrast
+from jdm_seg.burden.mass import MATRIX_HU, Contrast, Signal, mass_mg
 from jdm_seg.lesions import label_lesions, measure_lesions
-from jdm_seg.mass import MATRIX_HU, Contrast, Signal, mass_mg
 from jdm_seg.physics import HU_PER_MG_HA, hu_per_mg_ha
 from jdm_seg.sharpness import estimate_sharpness
-from jdm_seg.synthesis.ct import CtAcquisition, acquire_ct
-from jdm_seg.synthesis.tissue import Tissue, TissueMap
+from jdm_seg.synthesis.anatomy.tissue import Tissue, TissueMap
+from jdm_seg.synthesis.ct.acquisition import CtAcquisition, acquire_ct
 from jdm_seg.volume import Grid
 
 EXTENT_MM = (56.0, 56.0, 46.0)

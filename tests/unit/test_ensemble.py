@@ -12,11 +12,11 @@ import torch
 
 from jdm_seg.config import PreprocessConfig
 from jdm_seg.errors import CaseNotFoundError, InputError
+from jdm_seg.export.onnx_graph import ForegroundNetwork, write_graph
 from jdm_seg.inference.ensemble import EnsemblePredictor, build_segmenter, mean_of
 from jdm_seg.inference.predict import PredictSettings, ScanPredictor
 from jdm_seg.inference.test_time import with_flips, with_temperature
 from jdm_seg.model_folder import ModelFolder, ModelSpec, open_models, write_spec
-from jdm_seg.onnx_graph import ForegroundNetwork, write_graph
 from jdm_seg.volume import Volume, read_volume
 
 PLAIN = PredictSettings(engine="onnxruntime")

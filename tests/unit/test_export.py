@@ -14,11 +14,7 @@ import torch
 
 from jdm_seg.config import PreprocessConfig
 from jdm_seg.errors import InputError
-from jdm_seg.export import ExportOptions, _check_reduced, _check_rounding, _stamp_of
-from jdm_seg.inference.engines import build_engine
-from jdm_seg.model_folder import ModelFolder, ModelSpec, read_spec, write_spec
-from jdm_seg.networks import SpaceToDepthUNet
-from jdm_seg.onnx_graph import (
+from jdm_seg.export.onnx_graph import (
     OPSET,
     ForegroundNetwork,
     centred_before_norms,
@@ -31,8 +27,12 @@ from jdm_seg.onnx_graph import (
     write_half_graph,
     write_int8_graph,
 )
-from jdm_seg.parity import LOGIT_TOLERANCE, ParityCheck, measure_parity, summary_of
-from jdm_seg.validation import ValidationScan, random_windows, synthetic_scans
+from jdm_seg.export.parity import LOGIT_TOLERANCE, ParityCheck, measure_parity, summary_of
+from jdm_seg.export.run import ExportOptions, _check_reduced, _check_rounding, _stamp_of
+from jdm_seg.export.validation import ValidationScan, random_windows, synthetic_scans
+from jdm_seg.inference.engines import build_engine
+from jdm_seg.model_folder import ModelFolder, ModelSpec, read_spec, write_spec
+from jdm_seg.networks import SpaceToDepthUNet
 
 SIZE = (32, 32, 32)
 NETWORK = {"_target_": "jdm_seg.networks.SpaceToDepthUNet", "channels": [8, 16], "deep_supervision": True}

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from jdm_seg.synthesis.ct_blur import gaussian_weights
-from jdm_seg.synthesis.fields import (
+from jdm_seg.synthesis.ct.blur import gaussian_weights
+from jdm_seg.synthesis.deposits.fields import (
     Noise,
     Walls,
     axes_of,

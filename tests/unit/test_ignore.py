@@ -18,10 +18,10 @@ from jdm_seg.evaluate import EvaluateSettings, evaluate_folders
 from jdm_seg.metrics.ignore import outside_lesions
 from jdm_seg.metrics.protocol import LesionProtocol, protocol_named
 from jdm_seg.scoring import failed_case, score_case
-from jdm_seg.synthesis.calcinosis import Calcinosis
+from jdm_seg.synthesis.anatomy.tissue import Tissue
 from jdm_seg.synthesis.dataset import synthesize_dataset
+from jdm_seg.synthesis.deposits.calcinosis import Calcinosis
 from jdm_seg.synthesis.insert import IGNORE, unclear_in_scan
-from jdm_seg.synthesis.tissue import Tissue
 from jdm_seg.transforms import LoadCase
 from jdm_seg.volume import Grid, Volume, read_volume, write_volume
 

@@ -12,11 +12,14 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GroupKFold, cross_val_predict
 
 from jdm_seg.physics import HU_MAX, hu_per_mg_ha
+from jdm_seg.synthesis.anatomy.host import Host, build_host
+from jdm_seg.synthesis.anatomy.tissue import BONE, Tissue
 from jdm_seg.synthesis.blend import background_hu, estimate_blur, insert_overlays
-from jdm_seg.synthesis.calcinosis import Calcinosis, Deposit, Priors, render_deposits, sample_deposits
-from jdm_seg.synthesis.ct import CtAcquisition
+from jdm_seg.synthesis.ct.acquisition import CtAcquisition
+from jdm_seg.synthesis.deposits.calcinosis import Calcinosis, Deposit, Priors, render_deposits, sample_deposits
+from jdm_seg.synthesis.deposits.lookalikes import LookAlike
+from jdm_seg.synthesis.deposits.overlay import render_lookalike
 from jdm_seg.synthesis.estimate import estimate_stir_tissue, estimate_tissue
-from jdm_seg.synthesis.host import Host, build_host
 from jdm_seg.synthesis.insert import (
     HOST_KEYS,
     IGNORE,
@@ -28,10 +31,7 @@ from jdm_seg.synthesis.insert import (
     insert_stir,
     sample_scan_blur,
 )
-from jdm_seg.synthesis.lookalikes import LookAlike
-from jdm_seg.synthesis.overlay import render_lookalike
-from jdm_seg.synthesis.stir import sample_stir
-from jdm_seg.synthesis.tissue import BONE, Tissue
+from jdm_seg.synthesis.stir.acquisition import sample_stir
 from jdm_seg.volume import read_volume
 
 SPACING = (1.0, 1.0, 1.0)

@@ -8,6 +8,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import ndimage
 
+from jdm_seg.burden.mass import MATRIX_HU, SHELL_MM, excess_hu
 from jdm_seg.errors import InputError
 from jdm_seg.lesions import (
     SIZE_STRATA,
@@ -18,7 +19,6 @@ from jdm_seg.lesions import (
     size_stratum,
     write_lesion_table,
 )
-from jdm_seg.mass import MATRIX_HU, SHELL_MM, excess_hu
 from jdm_seg.neighbourhood import ball_steps, distance_to_outside, foreground_indices
 from jdm_seg.volume import Grid, Volume, write_volume
 

@@ -9,11 +9,11 @@ import pytest
 from scipy import ndimage
 
 from jdm_seg.synthesis import insert
-from jdm_seg.synthesis.host import build_host
+from jdm_seg.synthesis.anatomy.host import build_host
+from jdm_seg.synthesis.anatomy.tissue import BONE, Region, Tissue
+from jdm_seg.synthesis.deposits.lookalikes import AMBIGUOUS, KINDS, ON_SKIN, THROUGH_SKIN, LookAlike, sample_lookalikes
+from jdm_seg.synthesis.deposits.overlay import render_lookalike
 from jdm_seg.synthesis.insert import IGNORE, InsertCalcinosisd, host_arrays
-from jdm_seg.synthesis.lookalikes import AMBIGUOUS, KINDS, ON_SKIN, THROUGH_SKIN, LookAlike, sample_lookalikes
-from jdm_seg.synthesis.overlay import render_lookalike
-from jdm_seg.synthesis.tissue import BONE, Region, Tissue
 
 SPACING = (1.0, 1.0, 1.0)
 

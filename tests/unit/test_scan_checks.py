@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from jdm_seg.baseline import ThresholdSegmenter
+from jdm_seg.checks.findings import Finding, raise_errors, warnings_of
+from jdm_seg.checks.scan import check_scan
 from jdm_seg.errors import InputError
-from jdm_seg.findings import Finding, raise_errors, warnings_of
 from jdm_seg.inference.batch import predict_batch
-from jdm_seg.scan_checks import check_scan
 from jdm_seg.volume import Volume, read_volume
 
 SHAPE = (60, 56, 40)

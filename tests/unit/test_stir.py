@@ -10,13 +10,13 @@ import pytest
 from scipy import ndimage
 
 from jdm_seg.physics import FAT_T1_MS, T1_MS, T2_MS
-from jdm_seg.synthesis.calcinosis import Calcinosis, Deposit
-from jdm_seg.synthesis.stir import acquire_stir, add_deposits, body_signal, sample_stir
-from jdm_seg.synthesis.stir_oedema import Oedema, add_oedema
-from jdm_seg.synthesis.stir_scan import Readout, read_out, station_places
-from jdm_seg.synthesis.stir_signal import fat_null_ti, inversion_recovery, relative_signal, tissue_signals
-from jdm_seg.synthesis.stir_slices import Slices
-from jdm_seg.synthesis.tissue import WHOLE, Tissue, TissueMap
+from jdm_seg.synthesis.anatomy.tissue import WHOLE, Tissue, TissueMap
+from jdm_seg.synthesis.deposits.calcinosis import Calcinosis, Deposit
+from jdm_seg.synthesis.stir.acquisition import acquire_stir, add_deposits, body_signal, sample_stir
+from jdm_seg.synthesis.stir.oedema import Oedema, add_oedema
+from jdm_seg.synthesis.stir.scan import Readout, read_out, station_places
+from jdm_seg.synthesis.stir.signal import fat_null_ti, inversion_recovery, relative_signal, tissue_signals
+from jdm_seg.synthesis.stir.slices import Slices
 
 SPACING = (1.5, 5.0, 1.5)
 TIMES = {1.5: {"ti": 160.0, "te": 60.0, "tr": 5000.0}, 3.0: {"ti": 220.0, "te": 60.0, "tr": 5000.0}}

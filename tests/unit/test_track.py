@@ -10,13 +10,11 @@ import pytest
 from numpy.testing import assert_allclose
 from scipy import ndimage
 
-from jdm_seg.burden import analyse_mask, write_analysis
-from jdm_seg.correspondence import match_groups
+from jdm_seg.burden.analysis import analyse_mask, write_analysis
 from jdm_seg.errors import CaseNotFoundError, GridMismatchError, InputError
-from jdm_seg.followup import TRUE_FATES, score_fates, simulate_pair
 from jdm_seg.lesions import Lesion
-from jdm_seg.registration import Alignment, align_scans
-from jdm_seg.track import (
+from jdm_seg.tracking.correspondence import match_groups
+from jdm_seg.tracking.fates import (
     Timepoint,
     common_measure,
     fate_of_pair,
@@ -25,7 +23,9 @@ from jdm_seg.track import (
     summarise,
     track_lesions,
 )
-from jdm_seg.track_files import read_timepoint, track_folders
+from jdm_seg.tracking.files import read_timepoint, track_folders
+from jdm_seg.tracking.registration import Alignment, align_scans
+from jdm_seg.tracking.simulate import TRUE_FATES, score_fates, simulate_pair
 from jdm_seg.volume import Volume, read_volume, write_volume
 
 HERE = Alignment(np.eye(4))

@@ -18,14 +18,15 @@ from typing import Any
 import numpy as np
 
 import jdm_seg
-from jdm_seg.burden import Analysis, analyse_mask, write_analysis
+from jdm_seg.burden.analysis import Analysis, analyse_mask, write_analysis
 from jdm_seg.cases import Case
+from jdm_seg.checks.findings import raise_errors, warnings_of
+from jdm_seg.checks.scan import check_scan
 from jdm_seg.dicom.cases import CaseScan, read_case
 from jdm_seg.dicom.objects import SEGMENTATION, write_dicom_results
 from jdm_seg.dicom.read import DicomScan
 from jdm_seg.dicom.segmentation import Method
 from jdm_seg.errors import InputError, reason_of
-from jdm_seg.findings import raise_errors, warnings_of
 from jdm_seg.inference.case_folder import (
     PROBABILITY,
     content_hash,
@@ -49,7 +50,6 @@ from jdm_seg.inference.plan import scans_of as scans_of
 from jdm_seg.inference.prediction import ScanPrediction, Segmenter
 from jdm_seg.physics import hu_per_mg_ha
 from jdm_seg.pictures import PREVIEW, write_preview
-from jdm_seg.scan_checks import check_scan
 from jdm_seg.volume import Volume, read_volume, write_volume
 
 log = logging.getLogger(__name__)

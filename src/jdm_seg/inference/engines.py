@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from jdm_seg.errors import InputError, reason_of
+from jdm_seg.export.onnx_graph import centred_before_norms
 from jdm_seg.inference.sliding_window import Predictor
 from jdm_seg.model_folder import ModelFolder, ModelSpec
-from jdm_seg.onnx_graph import centred_before_norms
 
 EngineName = Literal["auto", "torch", "onnxruntime", "openvino"]
 Precision = Literal["f32", "bf16", "f16", "int8"]

@@ -17,13 +17,13 @@ from scipy import ndimage
 from jdm_seg.body_mask import bounding_box
 from jdm_seg.physics import HU_MAX, hu_per_mg_ha
 from jdm_seg.sharpness import axial_sample, edge_width_mm
-from jdm_seg.synthesis.calcinosis import Calcinosis
-from jdm_seg.synthesis.ct import HU_MIN, CtAcquisition
-from jdm_seg.synthesis.fields import Box, blur_box, blur_reach, box_shape
-from jdm_seg.synthesis.host import Host
-from jdm_seg.synthesis.overlay import Overlay
-from jdm_seg.synthesis.stir import StirAcquisition, add_deposits
-from jdm_seg.synthesis.tissue import BONE, Tissue, is_one_of, is_soft
+from jdm_seg.synthesis.anatomy.host import Host
+from jdm_seg.synthesis.anatomy.tissue import BONE, Tissue, is_one_of, is_soft
+from jdm_seg.synthesis.ct.acquisition import HU_MIN, CtAcquisition
+from jdm_seg.synthesis.deposits.calcinosis import Calcinosis
+from jdm_seg.synthesis.deposits.fields import Box, blur_box, blur_reach, box_shape
+from jdm_seg.synthesis.deposits.overlay import Overlay
+from jdm_seg.synthesis.stir.acquisition import StirAcquisition, add_deposits
 from jdm_seg.volume import Spacing
 
 FloatArray = NDArray[np.float32]

@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from jdm_seg.physics import HU_PER_MG_HA
-from jdm_seg.synthesis.body import Body, sample_body
-from jdm_seg.synthesis.ct import CtAcquisition, sample_ct
-from jdm_seg.synthesis.ct_blur import FWHM_TO_SIGMA
-from jdm_seg.synthesis.ct_tissue import sample_hu
-from jdm_seg.synthesis.deposits import Deposit
-from jdm_seg.synthesis.stir import PHENOTYPES, StirAcquisition, sample_stir
+from jdm_seg.synthesis.anatomy.body import Body, sample_body
+from jdm_seg.synthesis.ct.acquisition import CtAcquisition, sample_ct
+from jdm_seg.synthesis.ct.blur import FWHM_TO_SIGMA
+from jdm_seg.synthesis.ct.tissue import sample_hu
+from jdm_seg.synthesis.deposits.priors import Deposit
+from jdm_seg.synthesis.stir.acquisition import PHENOTYPES, StirAcquisition, sample_stir
 from jdm_seg.volume import Spacing
 
 Range = tuple[float, float]
@@ -37,7 +37,7 @@ class Conditions:
         overshoot: Range of the gain of the unsharp mask: 0 soft, usual sharp kernels 0.7 to 1.5.
         field_t: Field strengths to choose from.
         snr: Range of the signal-to-noise ratio of muscle on STIR.
-        phenotypes: How deposits may show on STIR, of :data:`~jdm_seg.synthesis.stir.PHENOTYPES`.
+        phenotypes: How deposits may show on STIR, of :data:`~jdm_seg.synthesis.stir.acquisition.PHENOTYPES`.
     """
 
     age: Range | None = None
@@ -72,7 +72,7 @@ class Conditions:
 
 
 def draw_body(rng: np.random.Generator, conditions: Conditions) -> Body:
-    """Draw a body as :func:`~jdm_seg.synthesis.body.sample_body` does, of the ages and builds that are held.
+    """Draw a body as :func:`~jdm_seg.synthesis.anatomy.body.sample_body` does, of the ages and builds that are held.
 
     Raises:
         ValueError: If no body of such an age turns up.
@@ -87,7 +87,7 @@ def draw_body(rng: np.random.Generator, conditions: Conditions) -> Body:
 
 
 def draw_ct(rng: np.random.Generator, spacing: Spacing, age: float, conditions: Conditions) -> CtAcquisition:
-    """Draw a setting as :func:`~jdm_seg.synthesis.ct.sample_ct` does, with what is held in its range."""
+    """Draw a setting as :func:`~jdm_seg.synthesis.ct.acquisition.sample_ct` does, with what is held in its range."""
     ct = sample_ct(rng, spacing, age)
     if conditions.kv is not None:
         kv = str(rng.choice(conditions.kv))
@@ -106,7 +106,7 @@ def draw_ct(rng: np.random.Generator, spacing: Spacing, age: float, conditions: 
 def draw_stir(
     rng: np.random.Generator, deposits: Sequence[Deposit], age: float, conditions: Conditions, *, slice_axis: int
 ) -> StirAcquisition:
-    """Draw a setting as :func:`~jdm_seg.synthesis.stir.sample_stir` does, with what is held in its range.
+    """Draw a setting as :func:`~jdm_seg.synthesis.stir.acquisition.sample_stir` does, with what is held in its range.
 
     A deposit with a fluid-calcium level stays fluid whatever the phenotypes.
     """

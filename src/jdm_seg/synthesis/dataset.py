@@ -21,13 +21,13 @@ from jdm_seg.cases import DATALIST, Case, Manifest, Modality, as_modality, find_
 from jdm_seg.errors import InputError
 from jdm_seg.pictures import CONTACT_SHEET, write_contact_sheet
 from jdm_seg.synthesis.blend import estimate_blur, insert_ct, insert_stir, sample_scan_blur
-from jdm_seg.synthesis.calcinosis import LABEL_RULE, render_deposits, sample_deposits
-from jdm_seg.synthesis.ct import CtAcquisition
-from jdm_seg.synthesis.deposits import Priors
+from jdm_seg.synthesis.ct.acquisition import CtAcquisition
+from jdm_seg.synthesis.deposits.calcinosis import LABEL_RULE, render_deposits, sample_deposits
+from jdm_seg.synthesis.deposits.priors import Priors
 from jdm_seg.synthesis.estimate import estimate_stir_tissue
 from jdm_seg.synthesis.insert import host_of_scan, unclear_in_scan
 from jdm_seg.synthesis.recipe import Preset, SyntheticCase, describe, preset_of, synthesize_body
-from jdm_seg.synthesis.stir import StirAcquisition, sample_stir
+from jdm_seg.synthesis.stir.acquisition import StirAcquisition, sample_stir
 from jdm_seg.volume import Volume, read_volume, write_text, write_volume
 
 

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from jdm_seg.body_mask import bounding_box, outline_body
-from jdm_seg.synthesis.host import distance
-from jdm_seg.synthesis.tissue import Tissue
+from jdm_seg.synthesis.anatomy.host import distance
+from jdm_seg.synthesis.anatomy.tissue import Tissue
 from jdm_seg.volume import Spacing
 
 FloatArray = NDArray[np.float32]

@@ -17,6 +17,8 @@ from threadpoolctl import ThreadpoolController
 
 from jdm_seg.body_mask import bounding_box
 from jdm_seg.cases import Modality
+from jdm_seg.synthesis.anatomy.host import Host, build_host
+from jdm_seg.synthesis.anatomy.tissue import Tissue
 from jdm_seg.synthesis.blend import (
     background_hu,
     estimate_blur,
@@ -25,13 +27,11 @@ from jdm_seg.synthesis.blend import (
     insert_stir,
     sample_scan_blur,
 )
-from jdm_seg.synthesis.calcinosis import Calcinosis, Priors, render_deposits, sample_deposits
+from jdm_seg.synthesis.deposits.calcinosis import Calcinosis, Priors, render_deposits, sample_deposits
+from jdm_seg.synthesis.deposits.lookalikes import AMBIGUOUS, sample_lookalikes
+from jdm_seg.synthesis.deposits.overlay import render_lookalike
 from jdm_seg.synthesis.estimate import estimate_stir_tissue, estimate_tissue
-from jdm_seg.synthesis.host import Host, build_host
-from jdm_seg.synthesis.lookalikes import AMBIGUOUS, sample_lookalikes
-from jdm_seg.synthesis.overlay import render_lookalike
-from jdm_seg.synthesis.stir import sample_stir
-from jdm_seg.synthesis.tissue import Tissue
+from jdm_seg.synthesis.stir.acquisition import sample_stir
 from jdm_seg.volume import Spacing
 
 __all__ = [

@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 
 from jdm_seg.cases import Modality
 from jdm_seg.errors import InputError
-from jdm_seg.synthesis.calcinosis import LABEL_RULE, Calcinosis, render_deposits, sample_deposits
+from jdm_seg.synthesis.anatomy.scene import RenderedScene, Scene, render_scene, sample_scene
+from jdm_seg.synthesis.anatomy.tissue import Tissue
 from jdm_seg.synthesis.conditions import Conditions, Range, draw_body, draw_ct, draw_stir
-from jdm_seg.synthesis.ct import CtAcquisition, acquire_ct
-from jdm_seg.synthesis.deposits import Deposit, Priors
-from jdm_seg.synthesis.lookalikes import AMBIGUOUS, LookAlike, sample_lookalikes
-from jdm_seg.synthesis.overlay import render_lookalike
-from jdm_seg.synthesis.scene import RenderedScene, Scene, render_scene, sample_scene
-from jdm_seg.synthesis.stir import StirAcquisition, acquire_stir
-from jdm_seg.synthesis.tissue import Tissue
+from jdm_seg.synthesis.ct.acquisition import CtAcquisition, acquire_ct
+from jdm_seg.synthesis.deposits.calcinosis import LABEL_RULE, Calcinosis, render_deposits, sample_deposits
+from jdm_seg.synthesis.deposits.lookalikes import AMBIGUOUS, LookAlike, sample_lookalikes
+from jdm_seg.synthesis.deposits.overlay import render_lookalike
+from jdm_seg.synthesis.deposits.priors import Deposit, Priors
+from jdm_seg.synthesis.stir.acquisition import StirAcquisition, acquire_stir
 from jdm_seg.volume import Spacing
 
 
@@ -31,7 +31,7 @@ class Preset:
     """What kind of cases are made.
 
     Attributes:
-        view: One of :data:`~jdm_seg.synthesis.scene.VIEWS`.
+        view: One of :data:`~jdm_seg.synthesis.anatomy.scene.VIEWS`.
         extent_mm: Range of the field of view along x, y, z; None fits the whole body.
         spacing: Voxel sizes in mm to draw from; the largest is the slice thickness.
         negatives: Share of cases without a deposit.
@@ -115,9 +115,9 @@ class SyntheticCase:
 
     Attributes:
         image: int16, HU or scanner units.
-        label: uint8 {0, 1} by :data:`~jdm_seg.synthesis.calcinosis.LABEL_RULE`.
+        label: uint8 {0, 1} by :data:`~jdm_seg.synthesis.deposits.calcinosis.LABEL_RULE`.
         instances: uint16, number of the deposit, 0 elsewhere.
-        anatomy: uint8, :class:`~jdm_seg.synthesis.tissue.Tissue` codes; None for deposits in a real scan.
+        anatomy: uint8, :class:`~jdm_seg.synthesis.anatomy.tissue.Tissue` codes; None for deposits in a real scan.
         oedema: uint8 {0, 1}; None on CT.
         affine: Voxel to RAS mm.
         record: Everything drawn, plain values.

@@ -1,0 +1,1 @@
+"""Named benchmarks: cases, methods, tables, and the figures they must reproduce."""

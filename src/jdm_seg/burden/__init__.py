@@ -1,0 +1,1 @@
+"""Clinical figures of one scan."""

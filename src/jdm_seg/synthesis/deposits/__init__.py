@@ -1,0 +1,1 @@
+"""Calcinosis, and what resembles it."""

@@ -1,0 +1,1 @@
+"""From tissue and calcium to a STIR scan."""

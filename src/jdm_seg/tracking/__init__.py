@@ -1,0 +1,1 @@
+"""What became of every lesion between two scans of one subject."""
