@@ -1,62 +1,58 @@
-"""One self-contained HTML page of a predict folder: opens offline, needs no network and no script."""
+"""From a folder of results to its pages, whichever verb made it. Every figure is read from disk; none is computed."""
 
 from __future__ import annotations
 
-import base64
-import csv
-import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-from jinja2 import Environment, PackageLoader
 
 from jdm_seg.errors import CaseNotFoundError
-from jdm_seg.pictures import PREVIEW
-from jdm_seg.volume import write_text
+from jdm_seg.inference.case_folder import REPORT
+from jdm_seg.report.change import write_change_report
+from jdm_seg.report.cohort import write_cohort_report, write_single_report
+from jdm_seg.report.evaluation import Masks, write_benchmark_report, write_evaluation_report
 
-PAGE = "report.html"
-_LESIONS_SHOWN = 30
+PAGE = REPORT
 
 
-def write_report(folder: Path) -> Path:
-    """Write ``report.html`` into a folder that ``jdm-seg predict`` made.
+def write_report(
+    folder: Path,
+    scans: Path | None = None,
+    *,
+    predictions: Path | None = None,
+    references: Path | None = None,
+    on_case: Callable[[str], None] = lambda _: None,
+) -> Path:
+    """Write ``report.html`` into a folder that another verb made; of a batch and a benchmark also the pages inside.
+
+    Every page is one file that opens from disk without a network.
 
     Args:
-        folder: Holds ``cohort.csv``, ``run.json`` and a folder a case.
+        folder: Of ``predict``, ``burden``, ``track``, ``evaluate`` or ``benchmark``.
+        scans: The scans, as ``predict`` took them: adds slices and a viewer to cases, and pictures to an evaluation.
+            A benchmark knows its own.
+        predictions: For an evaluation: the masks that were scored, for the pictures.
+        references: For an evaluation: the reference masks.
+        on_case: Called with each case id whose page or picture is done.
 
     Returns:
         The page.
 
     Raises:
-        CaseNotFoundError: If the folder is not one of predict's.
+        CaseNotFoundError: If the folder is none of these, or ``scans`` holds none of its scans.
     """
-    if not (folder / "cohort.csv").is_file():
-        raise CaseNotFoundError(
-            folder,
-            expected="a folder that jdm-seg predict made",
-            found="no cohort.csv in it",
-            remedy="run predict first",
-        )
-    with (folder / "cohort.csv").open(newline="", encoding="utf-8") as stream:
-        cohort = list(csv.DictReader(stream))
-    run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    cases = [_case(folder / row["case_id"], row) for row in cohort]
-    environment = Environment(loader=PackageLoader("jdm_seg.report"), autoescape=True)
-    page = environment.get_template("report.html.j2").render(cases=cases, run=run, shown=_LESIONS_SHOWN)
-    target = folder / PAGE
-    write_text(target, page)
-    return target
-
-
-def _case(folder: Path, row: dict[str, str]) -> dict[str, Any]:
-    if row["status"] == "failed":
-        return {"row": row, "burden": None, "lesions": [], "preview": None}
-    with (folder / "lesions.csv").open(newline="", encoding="utf-8") as stream:
-        lesions = list(csv.DictReader(stream))
-    preview = folder / PREVIEW
-    return {
-        "row": row,
-        "burden": json.loads((folder / "burden.json").read_text(encoding="utf-8")),
-        "lesions": lesions,
-        "preview": base64.b64encode(preview.read_bytes()).decode() if preview.is_file() else None,
-    }
+    if (folder / "cohort.csv").is_file():
+        return write_cohort_report(folder, scans, on_case)
+    if (folder / "burden.json").is_file():
+        return write_single_report(folder, scans)
+    if (folder / "change.json").is_file():
+        return write_change_report(folder)
+    if (folder / "results.json").is_file():
+        return write_benchmark_report(folder, on_case)
+    if (folder / "summary.json").is_file():
+        return write_evaluation_report(folder, Masks(scans, predictions, references), on_case)
+    raise CaseNotFoundError(
+        folder,
+        expected="a folder that jdm-seg predict, burden, track, evaluate or benchmark made",
+        found="no cohort.csv, burden.json, change.json, results.json or summary.json in it",
+        remedy="run one of them first",
+    )
