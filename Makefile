@@ -24,10 +24,11 @@ demo: $(STAMP) ## the whole way once, in demo/
 test: $(STAMP) ## the whole test suite
 	$(BIN)/python -m pytest
 
-check: $(STAMP) ## format, lint, types, import order
+check: $(STAMP) ## format, lint, types, docstrings, import order
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/python scripts/check_docstrings.py
 	$(BIN)/python -m pytest -q tests/test_layers.py
 
 format: $(STAMP) ## mend what format and lint can mend

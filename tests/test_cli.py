@@ -12,7 +12,22 @@ import pytest
 
 from jdm_seg.model_folder import read_spec
 
-VERBS = ("demo", "synthesize", "train", "export", "models", "predict", "burden", "track", "evaluate", "report")
+VERBS = (
+    "doctor",
+    "demo",
+    "check",
+    "convert",
+    "benchmark",
+    "synthesize",
+    "train",
+    "export",
+    "models",
+    "predict",
+    "burden",
+    "track",
+    "evaluate",
+    "report",
+)
 
 
 def run(*arguments: str, cwd: Path | None = None, timeout: float = 300) -> subprocess.CompletedProcess[str]:

@@ -40,6 +40,7 @@ ORDER = (
     "provenance",
     "model_folder",
     "resample",
+    "sparse",
     "body_mask",
     "neighbourhood",
     "sharpness",
@@ -157,6 +158,18 @@ ORDER = (
     "export.bundle",
     "export.model_card",
     "export.run",
+    "report.words",
+    "report.drawing",
+    "report.pictures",
+    "report.viewer",
+    "report.charts",
+    "report.body",
+    "report.tables",
+    "report.html",
+    "report.case",
+    "report.cohort",
+    "report.change",
+    "report.evaluation",
     "report.page",
     "report",
     "demo",
@@ -164,6 +177,14 @@ ORDER = (
     "checks.labels",
     "checks.paths",
     "checks.fix",
+    "doctor",
+    "cli.app",
+    "cli.console",
+    "cli.start",
+    "cli.data",
+    "cli.learn",
+    "cli.segment",
+    "cli.measure",
     "cli",
     "processes.train_rank",
 )
@@ -219,7 +240,7 @@ def known_module(name: str, modules: set[str]) -> str | None:
     return None
 
 
-PACKAGES = {module_of(path) for path in SRC.rglob("__init__.py")} - {"report"}
+PACKAGES = {module_of(path) for path in SRC.rglob("__init__.py")} - {"report", "cli"}
 """Folders of modules that hold nothing themselves."""
 FILES = {module_of(path): path for path in sorted(SRC.rglob("*.py"))}
 LAYERED = {name: path for name, path in FILES.items() if name not in PACKAGES}

@@ -91,6 +91,11 @@ class ThresholdSegmenter:
         """What it segments."""
         return self._modality
 
+    @property
+    def training(self) -> None:
+        """Nothing was trained."""
+        return None
+
     def describe(self) -> dict[str, Any]:
         """Return what was asked and what runs, for ``run.json``."""
         return {"model": MODEL, "modality": self.modality, "threshold_kv": self.kv, **asdict(self.settings)}

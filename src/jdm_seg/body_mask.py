@@ -37,6 +37,8 @@ _FAT_MM = 12.0
 _MIN_PART_MM3 = 1000.0
 """Smaller parts are noise in air."""
 
+_NEAR_SKIN, _INSIDE = np.uint8(1), np.uint8(2)
+
 _Box = tuple[slice, slice, slice]
 
 
@@ -130,12 +132,72 @@ def find_body(
     return _upsample(coarse.samples, list(coarse.strides), array)
 
 
+class BodyOutline:
+    """The body with its skin line at full resolution, worked out only where it is asked for.
+
+    Indexed like a mask of the scan's shape, by three slices or whole numbers, or by three arrays of indices; a whole
+    body has 200 million voxels, and nobody needs them all. See :func:`outline_body` for what is body.
+
+    Attributes:
+        shape: Of the scan, in voxels.
+    """
+
+    def __init__(self, array: NDArray[Any], spacing: Spacing, modality: str) -> None:
+        """Look at every few voxels of a scan (X, Y, Z), HU for ``ct``, any unit for ``stir``."""
+        self.shape = array.shape
+        self._array = array
+        strides, coarse_spacing, body = _coarse_body(array, spacing, as_modality(modality))
+        self._strides = strides
+        self._threshold: float = BODY_MIN_HU
+        if body is None:
+            self._zones = np.full([-(-n // step) for n, step in zip(array.shape, strides, strict=True)], _INSIDE)
+            return
+        # the skin lies between a sample and the next, so one step either way holds it
+        self._zones = _dilate_box(body, coarse_spacing, coarse_spacing).astype(np.uint8)
+        self._zones[~_dilate_box(~body, coarse_spacing, coarse_spacing)] = _INSIDE
+        if modality != "ct":
+            self._threshold = _threshold(_sampled(array, strides, coarse_spacing, modality), modality)
+
+    def __getitem__(self, key: tuple[Any, Any, Any]) -> NDArray[np.bool_]:
+        """Return the mask at an index, as numpy indexes an array; in the scan's order in memory."""
+        values = self._array[key]
+        if not any(isinstance(at, slice) for at in key):
+            zones = self._zones[tuple(np.asarray(at) // step for at, step in zip(key, self._strides, strict=True))]
+            return np.asarray(((values > self._threshold) & (zones >= _NEAR_SKIN)) | (zones == _INSIDE))
+        x, y, z = (np.arange(n)[at] // step for n, at, step in zip(self.shape, key, self._strides, strict=True))
+        if not z.ndim:
+            return self._plane(values, self._zones[:, :, z][x][..., y])
+        result = np.empty_like(values, dtype=bool)
+        for index, level in enumerate(z.tolist()):
+            if index == 0 or level != z[index - 1]:
+                zones = self._zones[:, :, level][x][..., y]
+            result[..., index] = self._plane(values[..., index], zones)
+        return result
+
+    def _plane(self, values: NDArray[Any], zones: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        body: NDArray[np.bool_] = values > self._threshold
+        body &= zones >= _NEAR_SKIN
+        body |= zones == _INSIDE
+        return body
+
+    def all(self) -> bool:
+        """Tell whether there is no outside."""
+        if (self._zones == _INSIDE).all():
+            return True
+        return all(bool(self[:, :, z].all()) for z in range(self.shape[2]))
+
+
+Body = NDArray[np.bool_] | BodyOutline
+"""A mask of the body, whole or on demand."""
+
+
 def outline_body(array: NDArray[Any], spacing: Spacing, modality: str) -> NDArray[np.bool_]:
     """Find the body with its skin line at full resolution, for measuring depth.
 
     Voxels within one coarse step of the coarse outline are decided one by one at full resolution; farther inside,
     everything is body, whatever air it holds (but not lung under a chest wall thinner than about 8 mm). A table that
-    touches the skin counts as body, so depth above it is too large.
+    touches the skin counts as body, so depth above it is too large. Where a part of it is enough, see
+    :class:`BodyOutline`.
 
     Args:
         array: Scan, shape (X, Y, Z): HU for ``ct``, any unit for ``stir``.
@@ -143,17 +205,9 @@ def outline_body(array: NDArray[Any], spacing: Spacing, modality: str) -> NDArra
         modality: ``ct`` or ``stir``.
 
     Returns:
-        Mask of the array's shape. All true when no body is found.
+        Mask of the array's shape and memory order. All true when no body is found.
     """
-    strides, coarse_spacing, body = _coarse_body(array, spacing, as_modality(modality))
-    if body is None:
-        return np.ones(array.shape, dtype=bool)
-    # the skin lies between a sample and the next, so one step either way holds it
-    outer = _upsample(_dilate_box(body, coarse_spacing, coarse_spacing), strides, array)
-    inner = _upsample(~_dilate_box(~body, coarse_spacing, coarse_spacing), strides, array)
-    outer &= array > _threshold(_sampled(array, strides, coarse_spacing, modality), modality)
-    outer |= inner
-    return outer
+    return BodyOutline(array, spacing, modality)[:, :, :]
 
 
 def _coarse_body(

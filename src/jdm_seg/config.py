@@ -120,6 +120,11 @@ class IntensityConfig:
     """How voxel values become network input: ``low`` maps to -1 and ``high`` to 1, clipped.
 
     ``window``: low and high are HU. ``percentile``: low and high are percentiles of the scan's own body.
+
+    Attributes:
+        kind: ``window`` or ``percentile``.
+        low: Lower end, HU or percentile.
+        high: Upper end.
     """
 
     kind: str = "window"
@@ -152,7 +157,18 @@ class PreprocessConfig:
 
 @dataclass
 class AugmentConfig:
-    """Random changes of training patches. Probabilities 0 to 1."""
+    """Random changes of training patches. Probabilities 0 to 1.
+
+    Attributes:
+        flip: Of mirroring, for each axis.
+        affine: Of turning and scaling.
+        rotation_deg: Largest angle about each axis.
+        scale: Largest relative change of size.
+        noise: Of added Gaussian noise.
+        noise_std: Its standard deviation, in network input (-1 to 1).
+        smooth: Of Gaussian blur.
+        contrast: Of scaled values (by up to 10 %), and of shifted ones (by up to 0.03).
+    """
 
     flip: float = 0.5
     affine: float = 0.3
@@ -171,7 +187,14 @@ class AugmentConfig:
 
 @dataclass
 class InferenceConfig:
-    """Sliding window. ``roi_size`` null: the training patch."""
+    """Sliding window. ``roi_size`` null: the training patch.
+
+    Attributes:
+        roi_size: Window in voxels, along x, y, z.
+        overlap: Least share of a window shared with its neighbour, 0 to below 1.
+        batch_size: Windows at once.
+        threshold: Probability from which a voxel counts; export calibrates it.
+    """
 
     roi_size: tuple[int, int, int] | None = None
     overlap: float = 0.25
@@ -188,7 +211,13 @@ class InferenceConfig:
 
 @dataclass
 class EvaluationConfig:
-    """The protocol of lesion metrics while training; the same defaults as ``jdm-seg evaluate``."""
+    """The protocol of lesion metrics while training; the same defaults as ``jdm-seg evaluate``.
+
+    Attributes:
+        connectivity: 6, 18 or 26 neighbours make one component.
+        grouping_mm: Pieces closer than this are one lesion.
+        min_volume_mm3: Smallest lesion that counts.
+    """
 
     connectivity: int = 26
     grouping_mm: float = 1.0

@@ -37,6 +37,9 @@ def run_demo(out: Path) -> Iterator[str]:
 
     Yields:
         The closing lines: what was made and where.
+
+    Raises:
+        InputError: If a scan could not be segmented.
     """
     data = out / "data"
     composed = compose([f"experiment={EXPERIMENT}"])
@@ -59,7 +62,7 @@ def run_demo(out: Path) -> Iterator[str]:
         raise InputError(str(batch.failed[0]["error"]))
     log.info("5/5 evaluate and write the report")
     summary = evaluate_folders(results, out / "new" / "labels", out / "evaluation")
-    page = write_report(results)
+    page = write_report(results, out / "new" / "images")
     yield from _closing(out, new.all[0], len(batch.rows), summary["figures"], page)
 
 

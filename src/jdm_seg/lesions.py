@@ -5,7 +5,8 @@ Terms:
     labels: the mask with each voxel numbered by its lesion, 0 outside, 1 for the largest.
 
 Cost follows the number of lesion voxels and, for labelling, the box around all of them; never lesions times volume.
-Memory beside scan and mask: the labels (2 bytes a voxel of the scan) and about 150 bytes a lesion voxel.
+Memory beside scan and mask: about 150 bytes a lesion voxel, and 2 bytes a voxel of the scan only where labels are
+painted.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from scipy.spatial import ConvexHull
 from scipy.spatial.distance import pdist
 
+from jdm_seg.body_mask import Body
 from jdm_seg.burden.body_map import UNKNOWN, BodyMap
 from jdm_seg.burden.mass import Signal, mass_mg, measure_signal
 from jdm_seg.components import CONNECTIVITY, GROUPING_MM, LesionVoxels, find_lesions
@@ -27,6 +29,7 @@ from jdm_seg.errors import InputError
 from jdm_seg.neighbourhood import Indices, ball_steps, distance_to_outside, foreground_indices
 from jdm_seg.physics import HU_MAX
 from jdm_seg.sharpness import Blur
+from jdm_seg.sparse import SparseArray
 from jdm_seg.volume import Grid, Spacing, Volume, case_id_of, read_volume, write_table
 
 SIZE_STRATA = ("<3 mm", "3-10 mm", ">10 mm")
@@ -142,9 +145,14 @@ def label_lesions(
 
 def paint_lesions(lesions: LesionVoxels, like: NDArray[Any]) -> Labels:
     """Return a list of lesions as a label array of the shape and memory order of ``like``."""
-    labels: Labels = np.zeros_like(like, dtype=np.uint16 if lesions.count < 2**16 else np.uint32)
+    labels: Labels = np.zeros_like(like, dtype=label_type(lesions.count))
     labels[tuple(lesions.indices.T)] = lesions.numbers
     return labels
+
+
+def label_type(count: int) -> type[np.uint16 | np.uint32]:
+    """Return the type of labels of so many lesions."""
+    return np.uint16 if count < 2**16 else np.uint32
 
 
 def measure_lesions(
@@ -153,8 +161,8 @@ def measure_lesions(
     *,
     image: NDArray[Any] | None = None,
     slope_hu_per_mg: float | NDArray[np.float64] | None = None,
-    probability: NDArray[Any] | None = None,
-    body: NDArray[np.bool_] | None = None,
+    probability: NDArray[Any] | SparseArray | None = None,
+    body: Body | None = None,
     body_map: BodyMap | None = None,
     blur: Blur | None = None,
     voxels: LesionVoxels | None = None,
@@ -162,12 +170,12 @@ def measure_lesions(
     """Measure every lesion of a label array.
 
     Args:
-        labels: Lesion numbers, shape (X, Y, Z), 0 outside.
+        labels: Lesion numbers, shape (X, Y, Z), 0 outside; with ``voxels`` their mask is enough.
         grid: Where the labels lie.
         image: CT numbers in HU on the same grid; None for MRI, whose HU fields and mass stay None.
         slope_hu_per_mg: HU per mg HA / cm³ of the scan's tube voltage, one for all or one an axial slice, shape (Z,);
             None leaves mass and integrated volume None.
-        probability: Network output in [0, 1] on the same grid.
+        probability: Network output in [0, 1] on the same grid, at least at the lesions' voxels.
         body: Body mask on the same grid; its outside is skin and beyond, the end of the scan is not.
         body_map: Of the same scan, canonical axes; None leaves region, side and depth class unknown.
         blur: How the scan blurs, see :func:`~jdm_seg.sharpness.estimate_sharpness`; None assumes a soft kernel.
@@ -199,11 +207,11 @@ def measure_lesions(
         columns["max_hu"] = np.maximum.reduceat(values, lesions.starts).tolist()
         columns["clipped_fraction"] = lesions.mean(values >= HU_MAX).tolist()
         if slope_hu_per_mg is not None:
-            signals = [measure_signal(labels, image, *lesion, grid.spacing, blur) for lesion in lesions]
+            signals = [measure_signal(labels, image, part, grid.spacing, blur) for part in lesions.parts()]
             slopes = lesions.mean(np.broadcast_to(slope_hu_per_mg, labels.shape[2:])[lesions.indices[:, 2]])
             columns |= _signal_columns(signals, volumes, grid.voxel_volume_mm3, slopes)
     if probability is not None:
-        columns["mean_probability"] = lesions.mean(probability[tuple(lesions.indices.T)]).tolist()
+        columns["mean_probability"] = lesions.mean(probability[_axes(lesions.indices)]).tolist()
     in_skin = [False] * len(signals)
     if body is not None:
         depth = distance_to_outside(body, lesions.indices, grid.spacing)
@@ -284,11 +292,16 @@ def depth_class(body_map: BodyMap, indices: Indices, signal: Signal | None, *, i
     return "muscle" if signal.fat_share <= 1 - _PURE else "fascia"
 
 
-def _is_shallow(body: NDArray[np.bool_], centre: NDArray[np.int64], spacing: Spacing) -> bool:
+def _is_shallow(body: Body, centre: NDArray[np.int64], spacing: Spacing) -> bool:
     """Tell whether air lies within :data:`SKIN_MM` of a voxel."""
     steps = centre + ball_steps(SKIN_MM, spacing)
     inside = ((steps >= 0) & (steps < body.shape)).all(axis=1)
-    return not body[tuple(steps[inside].T)].all()
+    return not body[_axes(steps[inside])].all()
+
+
+def _axes(indices: Indices) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return indices (N, 3) as arrays are indexed."""
+    return indices[:, 0], indices[:, 1], indices[:, 2]
 
 
 def _finite(value: float) -> float | None:

@@ -114,7 +114,11 @@ class ComponentDiceCELoss(nn.Module):
         self.whole = DiceCELoss(sigmoid=True, batch=batch)
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Return the loss of (B, 1, X, Y, Z) logits against a soft target of the same shape."""
+        """Return the loss of (B, 1, X, Y, Z) logits against a soft target of the same shape.
+
+        Raises:
+            ValueError: If there are several channels.
+        """
         if logits.shape[1] != 1:
             raise ValueError(f"expected one channel of logits, but got {logits.shape[1]}")
         total: Tensor = self.whole(logits, target)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from jdm_seg.body_mask import COARSE_MM
+from jdm_seg.body_mask import COARSE_MM, Body
 from jdm_seg.volume import Spacing
 
 Indices = NDArray[np.int64]
@@ -112,7 +112,7 @@ def on_surface(mask: NDArray[np.bool_], indices: Indices) -> NDArray[np.bool_]:
     return ~inside
 
 
-def distance_to_outside(mask: NDArray[np.bool_], indices: Indices, spacing: Spacing) -> NDArray[np.float64] | None:
+def distance_to_outside(mask: Body, indices: Indices, spacing: Spacing) -> NDArray[np.float64] | None:
     """Measure how far voxels lie from the nearest voxel outside a mask.
 
     Exact down to :data:`EXACT_DEPTH_MM`, where skin or subcutis is the question. Deeper voxels get the interpolated
@@ -131,7 +131,8 @@ def distance_to_outside(mask: NDArray[np.bool_], indices: Indices, spacing: Spac
         return None
     strides = [max(1, round(COARSE_MM / step)) for step in spacing]
     coarse_mm = np.array(strides) * spacing
-    coarse = np.pad(mask[tuple(slice(None, None, stride) for stride in strides)], 1, mode="edge")
+    x, y, z = (slice(None, None, stride) for stride in strides)
+    coarse = np.pad(mask[x, y, z], 1, mode="edge")
     rough = np.zeros(len(indices))
     if not coarse.all():
         field = edt.edt(np.ascontiguousarray(coarse), anisotropy=tuple(coarse_mm.tolist()), parallel=0)
@@ -145,7 +146,7 @@ def distance_to_outside(mask: NDArray[np.bool_], indices: Indices, spacing: Spac
 
 
 def _distance_near(
-    mask: NDArray[np.bool_], indices: Indices, spacing: Spacing, reach_mm: NDArray[np.float64]
+    mask: Body, indices: Indices, spacing: Spacing, reach_mm: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Return the distance to the nearest voxel outside, shape (N,), exact up to ``reach_mm`` (N,)."""
     blocks = indices // np.maximum(1, np.round(_BLOCK_MM / np.array(spacing))).astype(np.int64)
@@ -156,7 +157,8 @@ def _distance_near(
         margin = np.ceil(reach_mm[rows].max() / np.array(spacing)).astype(np.int64)
         low = np.maximum(indices[rows].min(axis=0) - margin, 0)
         high = indices[rows].max(axis=0) + 1 + margin
-        crop = mask[tuple(slice(a, b) for a, b in zip(low, high, strict=True))].copy(order="K")
+        x, y, z = (slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+        crop = mask[x, y, z].copy(order="K")
         if not crop.all():
             field = edt.edt(crop, anisotropy=spacing, parallel=1)
             distance[rows] = field[tuple((indices[rows] - low).T)]

@@ -31,6 +31,7 @@ def build_network(spec: dict[str, Any]) -> nn.Module:
 
     Raises:
         InputError: If the target is outside the allow-list or does not accept the arguments.
+        TypeError: If the target is no network.
     """
     network = instantiate(spec, "network")
     if not isinstance(network, nn.Module):

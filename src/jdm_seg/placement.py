@@ -40,7 +40,11 @@ def place_on_grid(mask: Volume, grid: Grid) -> NDArray[Any]:
 
 
 def window_on_grid(mask: Volume, grid: Grid) -> tuple[tuple[slice, slice, slice], NDArray[Any]]:
-    """Return where on a grid a mask lies, and its voxels in the grid's order; see :func:`place_on_grid`."""
+    """Return where on a grid a mask lies, and its voxels in the grid's order; see :func:`place_on_grid`.
+
+    Raises:
+        GridMismatchError: If the mask's voxels are not voxels of the grid, or foreground lies outside it.
+    """
     order, signs, first = _steps(mask, grid)
     source = mask.array.transpose(order)[tuple(slice(None, None, sign) for sign in signs)]
     inside, taken = [], []

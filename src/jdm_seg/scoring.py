@@ -199,7 +199,10 @@ def failed_case(
     describe: Describe | None = None,
     ignore: NDArray[np.bool_] | None = None,
 ) -> CaseScore:
-    """Score a case without prediction, as :data:`FAILED_POLICY` says: leaving hard cases out must not pay."""
+    """Score a case without prediction, as :data:`FAILED_POLICY` says: leaving hard cases out must not pay.
+
+    Arguments as for :func:`score_case`; ``error`` is the reason.
+    """
     score = score_case(case_id, np.zeros_like(reference), reference, grid, protocol, describe, ignore)
     kept = ("lesion_tp", "lesion_fn", "lesion_recall", "volume_reference_ml", "false_negative_volume_ml")
     figures = dict.fromkeys(FIGURES, math.nan) | dict.fromkeys(_FAILED_SCORES, 0.0)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from jdm_seg.body_mask import Body
 from jdm_seg.volume import Spacing
 
 BLUR_FWHM_MM = 1.3
@@ -87,7 +88,7 @@ def slice_axis(spacing: Spacing) -> int:
     return 2 - int(np.argmax(np.round(spacing[::-1], 3)))
 
 
-def estimate_sharpness(hu: NDArray[Any], body: NDArray[np.bool_], spacing: Spacing) -> Blur:
+def estimate_sharpness(hu: NDArray[Any], body: Body, spacing: Spacing) -> Blur:
     """Read a scan's blur from the edge of the body.
 
     Works on 24 axial slices at most: beside the scan it needs 24 bytes for each of their voxels.

@@ -28,7 +28,13 @@ _TIE = 1e-12
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure with its interval at 95 %; NaN where undefined."""
+    """A figure with its interval at 95 %; NaN where undefined.
+
+    Attributes:
+        value: The figure.
+        ci_low: Lower end.
+        ci_high: Upper end.
+    """
 
     value: float
     ci_low: float

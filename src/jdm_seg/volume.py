@@ -140,7 +140,11 @@ class Volume:
         return Volume(array, affine, self.name)
 
     def from_canonical(self, array: NDArray[Any]) -> NDArray[Any]:
-        """Bring an array on :meth:`to_canonical`'s grid back to this volume's own axes; a view."""
+        """Bring an array on :meth:`to_canonical`'s grid back to this volume's own axes; a view.
+
+        Raises:
+            GridMismatchError: If the shape is another.
+        """
         back = ornt_transform(_RAS, io_orientation(self.affine))
         result: NDArray[Any] = apply_orientation(array, back)
         if result.shape != self.array.shape:
@@ -151,6 +155,11 @@ class Volume:
                 remedy="pass the whole canonical array",
             )
         return result
+
+    @property
+    def canonical_axes(self) -> tuple[tuple[int, bool], ...]:
+        """Which canonical axis each of the array's axes runs along, and whether against it."""
+        return tuple((int(axis), direction < 0) for axis, direction in io_orientation(self.affine))
 
     def check_same_grid(self, other: Volume, role: str = "label") -> None:
         """Raise unless ``other`` lies on this volume's grid.
@@ -254,17 +263,34 @@ def write_volume(path: Path | str, array: NDArray[Any], like: Volume, dtype: DTy
         array: Values of the shape of ``like``.
         like: The volume whose grid is written.
         dtype: On-disk type; default that of ``array``.
+
+    Raises:
+        GridMismatchError: If the shapes differ.
     """
-    path = Path(path)
-    array = np.asarray(array, dtype=dtype)
     if array.shape != like.array.shape:
         raise GridMismatchError(
             path, expected=f"shape {like.array.shape}", found=f"{array.shape}", remedy="write on the scan's own grid"
         )
+    write_planes(path, np.moveaxis(array, 2, 0), like, array.dtype if dtype is None else dtype)
+
+
+def write_planes(path: Path | str, planes: Iterable[NDArray[Any]], like: Volume, dtype: DTypeLike) -> None:
+    """Write an array that comes in axial planes: :func:`write_volume` without the array in memory.
+
+    Args:
+        path: Target ending in ``.nii`` or ``.nii.gz``.
+        planes: Z arrays (X, Y) of the shape of ``like``, numbers.
+        like: The volume whose grid is written.
+        dtype: On-disk type.
+
+    Raises:
+        GridMismatchError: If a plane or their number is not that of ``like``; nothing is written then.
+    """
+    path = Path(path)
     header_class = nib.Nifti1Header if like.header is None else type(like.header)
     header = header_class()
-    header.set_data_dtype(array.dtype)
-    header.set_data_shape(array.shape)
+    header.set_data_dtype(np.dtype(dtype))
+    header.set_data_shape(like.array.shape)
     header.set_xyzt_units("mm")
     if like.header is None:
         header.set_qform(like.affine, code="scanner", strip_shears=True)
@@ -280,8 +306,21 @@ def write_volume(path: Path | str, array: NDArray[Any], like: Volume, dtype: DTy
     with atomic_write(path) as temporary, _sink(temporary, compress=path.name.endswith(".gz")) as sink:
         sink.write(header.binaryblock)
         sink.write(b"\0" * (int(header["vox_offset"]) - len(header.binaryblock)))
-        for plane in np.moveaxis(array, 2, 0):  # Fortran order on disk: plane by plane needs no second copy
-            sink.write(np.asfortranarray(plane).tobytes(order="F"))
+        count = 0
+        for plane in planes:  # Fortran order on disk: plane by plane needs no second copy
+            if plane.shape != like.array.shape[:2]:
+                raise _wrong_planes(path, like, f"one of shape {plane.shape}")
+            sink.write(np.asarray(plane, dtype=dtype, order="F").tobytes(order="F"))
+            count += 1
+        if count != like.array.shape[2]:
+            raise _wrong_planes(path, like, f"{count}")
+
+
+def _wrong_planes(path: Path, like: Volume, found: str) -> GridMismatchError:
+    x, y, z = like.array.shape
+    return GridMismatchError(
+        path, expected=f"{z} planes of shape {(x, y)}", found=found, remedy="write on the scan's own grid"
+    )
 
 
 @contextlib.contextmanager

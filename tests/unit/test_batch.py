@@ -16,6 +16,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from jdm_seg.baseline import ThresholdSegmenter
 from jdm_seg.errors import CaseNotFoundError, InputError
 from jdm_seg.inference import batch as batch_module
 from jdm_seg.inference import plan
@@ -23,8 +24,9 @@ from jdm_seg.inference.batch import BatchOptions, predict_batch
 from jdm_seg.inference.cohort import Cohort, row_of
 from jdm_seg.inference.launch import Stopped, shard_command, slurm_parameters, stop_on_signals
 from jdm_seg.inference.plan import Shard, scans_of, shard_of
-from jdm_seg.inference.prediction import ScanPrediction
-from jdm_seg.volume import Volume, write_volume
+from jdm_seg.inference.prediction import ScanPrediction, TrainingGrid
+from jdm_seg.sparse import SparseArray
+from jdm_seg.volume import Volume, read_volume, write_volume
 
 SHAPE = (40, 40, 16)
 
@@ -44,6 +46,7 @@ class Bright:
     """A method that takes what is over 300 HU, and remembers which scans it saw."""
 
     modality = "ct"
+    training = None
 
     def __init__(self, **settings):
         self.settings = settings
@@ -57,7 +60,7 @@ class Bright:
         self.seen.append(scan.name)
         self.on_scan(scan.name)
         mask = scan.array > 300
-        return ScanPrediction(mask, (mask * 0.75).astype(np.float16), {"network": 0.0})
+        return ScanPrediction(mask, SparseArray.of((mask * 0.75).astype(np.float16)), {"network": 0.0})
 
 
 @pytest.fixture(autouse=True)
@@ -390,3 +393,27 @@ class TestLaunch:
         for wrong in ("gpu", "=x", "time=1h"):
             with pytest.raises(InputError, match="--slurm: expected"):
                 slurm_parameters([wrong])
+
+
+def test_warnings_name_what_the_model_was_trained_on(tmp_path):
+    write_scan(tmp_path / "thin.nii.gz")
+    thin = read_volume(tmp_path / "thin.nii.gz")
+    thick = Volume(thin.array, np.diag([1.0, 1.0, 6.0, 1.0]))
+    write_volume(tmp_path / "scans" / "thick.nii.gz", thick.array, thick)
+    method = Bright()
+    for name, training in (("known", TrainingGrid((1.5, 1.5, 1.5), (96.0, 96.0, 96.0))), ("unknown", None)):
+        method.training = training
+        predict_batch(tmp_path / "scans", tmp_path / name, method)
+        warnings = json.loads((tmp_path / name / "thick" / "burden.json").read_text())["warnings"]
+        assert any("the model works at 1.5 mm" in text for text in warnings) == (training is not None)
+
+
+def test_a_map_is_written_of_a_method_that_has_one_only(tmp_path, scans):
+    method = Bright()
+    predict_batch(scans / "s0.nii.gz", tmp_path / "with", method, options=BatchOptions(probability=True))
+    percent = read_volume(tmp_path / "with" / "s0" / "probability.nii.gz").array
+    assert np.array_equal(percent, 75 * (read_volume(scans / "s0.nii.gz").array > 300))
+    result = predict_batch(
+        scans / "s0.nii.gz", tmp_path / "without", ThresholdSegmenter("ct"), options=BatchOptions(probability=True)
+    )
+    assert "expected a method that gives probabilities" in result.failed[0]["error"]

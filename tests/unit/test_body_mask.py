@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from jdm_seg.body_mask import MARGIN_MM, CoarseMask, bounding_box, find_body, locate_body, outline_body
+from jdm_seg.body_mask import MARGIN_MM, BodyOutline, CoarseMask, bounding_box, find_body, locate_body, outline_body
 from jdm_seg.errors import InputError
 from jdm_seg.volume import read_volume
 
@@ -135,6 +135,28 @@ class TestOutlineBody:
     def test_thick_slices(self):
         hu, trunk = phantom()
         assert np.array_equal(outline_body(hu, (0.98, 0.98, 3.27), "ct"), trunk)
+
+    @pytest.mark.parametrize("order", ["C", "F"])
+    @pytest.mark.parametrize("spacing", [ISO, (0.98, 0.98, 3.27)])
+    def test_any_part_is_that_of_the_whole(self, order, spacing):
+        hu = np.asarray(phantom()[0], order=order)
+        whole, outline = outline_body(hu, spacing, "ct"), BodyOutline(hu, spacing, "ct")
+        assert outline.shape == whole.shape
+        rng = np.random.default_rng(0)
+        for _ in range(20):
+            low, high = np.sort([rng.integers(0, n + 1, 2) for n in hu.shape]).T
+            x, y, z = (slice(a, b, int(rng.integers(1, 4))) for a, b in zip(low, high, strict=True))
+            assert np.array_equal(outline[x, y, z], whole[x, y, z])
+            level = int(rng.integers(hu.shape[2]))
+            assert np.array_equal(outline[x, y, level], whole[x, y, level])
+            points = tuple(rng.integers(0, n, 30) for n in hu.shape)
+            assert np.array_equal(outline[points], whole[points])
+
+    def test_tells_whether_there_is_an_outside(self):
+        hu, _ = phantom()
+        assert not BodyOutline(hu, ISO, "ct").all()
+        assert BodyOutline(np.full((20, 20, 20), 50.0), ISO, "ct").all()
+        assert BodyOutline(np.full((20, 20, 20), -1000.0), ISO, "ct").all()  # no body is found
 
 
 @pytest.mark.real

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jdm_seg.body_mask import outline_body
-from jdm_seg.burden.density import estimate_contrast
+from jdm_seg.burden.density import _blurred_ellipsoid, estimate_contrast
 from jdm_seg.burden.mass import MATRIX_HU, Contrast, Signal, mass_mg
 from jdm_seg.lesions import label_lesions, measure_lesions
 from jdm_seg.physics import HU_PER_MG_HA, hu_per_mg_ha
@@ -175,3 +175,31 @@ class TestBasis:
             estimate_contrast(np.full((5, 5, 5), -3, np.float32), inside, np.ones((5, 5, 5), np.float32), (1, 1, 1))
             is None
         )
+
+
+class TestTheTemplate:
+    """Against points drawn inside the ellipsoid, each moved as the blur does, and counted in voxels."""
+
+    @pytest.mark.parametrize("sigma", [0.5, 0.9])
+    def test_a_turned_ellipsoid(self, sigma):
+        rng = np.random.default_rng(0)
+        turn, _ = np.linalg.qr(rng.normal(size=(3, 3)))
+        axes = turn * np.array([4.0, 2.5, 1.5])
+        centre = np.array([6.2, 7.9, 7.0])
+        points = rng.normal(size=(2_000_000, 3))
+        points *= (rng.random(len(points)) ** (1 / 3) / np.linalg.norm(points, axis=1))[:, None]
+        points = centre + points @ axes.T + rng.normal(0, sigma, points.shape)
+        steps = (1.0, 1.0, 1.5)
+        edges = [(np.arange(n + 1) - 0.5) * step for n, step in zip((14, 16, 11), steps, strict=True)]
+        expected = np.histogramdd(points, edges)[0] / len(points) / np.prod(steps)
+        found = _blurred_ellipsoid(edges, centre, axes, [(1.0, np.full(3, sigma))], 12)
+        assert np.abs(found - expected).max() < 0.03 * expected.max()
+        assert found.sum() * np.prod(steps) == pytest.approx(expected.sum() * np.prod(steps), abs=1e-3)
+
+    def test_parts_add_up(self):
+        edges = [(np.arange(13) - 0.5)] * 3
+        centre, axes = np.full(3, 5.5), np.diag([3.0, 2.0, 2.0])
+        narrow, wide = np.full(3, 0.5), np.full(3, 0.9)
+        both = _blurred_ellipsoid(edges, centre, axes, [(2.0, narrow), (-1.0, wide)], 10)
+        one = [_blurred_ellipsoid(edges, centre, axes, [(1.0, sigmas)], 10) for sigmas in (narrow, wide)]
+        assert np.allclose(both, 2 * one[0] - one[1], atol=1e-6)

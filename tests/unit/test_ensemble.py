@@ -126,7 +126,7 @@ def test_logits_are_averaged_on_a_common_grid(zoo, scan):
     said = together(scan)
     assert first_plane(said.mask) == 13
     v = (13 * 30 + 200) / 750 - 1
-    assert said.probability[24, 24, 13] == pytest.approx(1 / (1 + np.exp(-(10 * v + 2))), abs=2e-3)
+    assert said.probability.dense()[24, 24, 13] == pytest.approx(1 / (1 + np.exp(-(10 * v + 2))), abs=2e-3)
     facts = together.describe()
     assert facts["averaged"] == "logits"
     assert [member["model"] for member in facts["members"]] == ["a", "b"]
@@ -143,8 +143,8 @@ def test_probabilities_are_averaged_where_grids_differ(zoo, scan, tmp_path):
     v = (np.arange(40) * 30 + 200) / 750 - 1
     mean = sum(1 / (1 + np.exp(-(10 * np.minimum(v, 1) + offset))) for offset in (5, -1)) / 2
     assert np.array_equal(said.mask[24, 24], mean > 0.6)
-    assert np.allclose(said.probability[24, 24][mean > 0.6], mean[mean > 0.6], atol=2e-3)
-    assert (said.probability[~said.mask] == 0).all()
+    assert np.allclose(said.probability.dense()[24, 24][mean > 0.6], mean[mean > 0.6], atol=2e-3)
+    assert (said.probability.dense()[~said.mask] == 0).all()
     assert apart.describe()["averaged"] == "probabilities"
 
 
@@ -153,7 +153,7 @@ def test_a_temperature_moves_no_voxel_at_one_half_but_moves_probabilities(zoo, s
     plain, calm = (ScanPredictor(model, PLAIN)(scan) for model in (*open_models([zoo / "a"]), hot))
     assert np.array_equal(plain.mask, calm.mask)
     logit = 10 * ((20 * 30 + 200) / 750 - 1) + 5
-    assert calm.probability[24, 24, 20] == pytest.approx(1 / (1 + np.exp(-logit / 4)), abs=2e-3)
+    assert calm.probability.dense()[24, 24, 20] == pytest.approx(1 / (1 + np.exp(-logit / 4)), abs=2e-3)
 
 
 def test_tta_is_recorded_with_the_axes_of_the_model(tmp_path, zoo):

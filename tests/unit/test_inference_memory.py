@@ -7,12 +7,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from jdm_seg.config import IntensityConfig, PreprocessConfig
 from jdm_seg.errors import InputError
 from jdm_seg.inference.clock import StageClock
 from jdm_seg.inference.memory import scan_memory, window_memory
-from jdm_seg.inference.predict import PredictSettings, ScanPredictor
+from jdm_seg.inference.predict import PredictSettings, ScanPredictor, torch_threads, with_threads
 from jdm_seg.model_folder import ModelFolder, ModelSpec
 from jdm_seg.model_grid import place
 from jdm_seg.volume import Volume
@@ -27,8 +28,24 @@ def cylinder(length: int) -> Volume:
 def test_only_the_mask_grows_with_length():
     short, long = (place(cylinder(n), PreprocessConfig()) for n in (100, 300))
     grown = scan_memory(long, 64) - scan_memory(short, 64)
-    assert 3 * 60 * 60 * 200 <= grown < 1.1 * 3 * 60 * 60 * 200
+    assert 2 * 60 * 60 * 200 <= grown < 1.1 * 2 * 60 * 60 * 200
     assert scan_memory(long, 64, whole=True) - scan_memory(long, 64) == 4 * np.prod(long.shape)
+
+
+def test_the_network_keeps_its_threads_and_the_rest_runs_on_one():
+    seen = []
+
+    def network(windows):
+        seen.append(torch.get_num_threads())
+        return windows
+
+    before = torch.get_num_threads()
+    predictor = with_threads(network, 3)
+    with torch_threads(1):
+        predictor(torch.zeros(1))
+        assert torch.get_num_threads() == 1
+    assert seen == [3]
+    assert torch.get_num_threads() == before
 
 
 def test_a_call_is_measured():
@@ -65,7 +82,7 @@ def test_a_scan_is_segmented_and_every_stage_timed(predictor):
     result = predictor.build()(scan)
     assert {"preprocess", "windows", "network", "back_to_scan"} == set(result.seconds)
     assert np.array_equal(result.mask, scan.array > 400)
-    assert result.probability[result.mask].min() > 0.5
+    assert result.probability.dense()[result.mask].min() > 0.5
 
 
 def test_the_limit_takes_windows_from_the_batch_and_then_refuses(predictor):
@@ -103,3 +120,9 @@ def test_inner_stages_do_not_count_twice(monkeypatch):
         take(2)
         inner(20)
     assert clock.seconds == {"outer": 3.0, "inner": 30.0}
+
+
+def test_a_predictor_tells_what_it_was_trained_on(predictor):
+    training = predictor.build().training
+    assert training.spacing == (1.5, 1.5, 1.5)
+    assert training.window_mm == (48.0, 48.0, 48.0)

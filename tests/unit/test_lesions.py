@@ -301,13 +301,13 @@ class TestIntensity:
         labels = np.zeros(image.shape, dtype=np.uint16)
         labels[14:17, 14:17, 14:17] = 1
         image[labels == 1] = 450.0
-        alone = excess_hu(labels, image, 1, np.argwhere(labels == 1), ISO)
+        alone = excess_hu(labels, image, np.argwhere(labels == 1), ISO)
         assert alone == pytest.approx(27 * 400)
         image[:, 17:20, :] = 1200.0  # bone against one face
         image[:, :, 20:] = -1000.0  # air 3 voxels off
         labels[8:12, 14:17, 14:17] = 2
         image[labels == 2] = 900.0
-        assert excess_hu(labels, image, 1, np.argwhere(labels == 1), ISO) == pytest.approx(alone)
+        assert excess_hu(labels, image, np.argwhere(labels == 1), ISO) == pytest.approx(alone)
 
     def test_blur_between_two_lesions_is_counted_once(self):
         image = np.full((31, 21, 21), 50.0)
@@ -315,7 +315,7 @@ class TestIntensity:
         image = ndimage.gaussian_filter(image, 0.6)
         labels = np.zeros(image.shape, dtype=np.uint16)
         labels[10:13, 9:12, 9:12], labels[15:19, 9:12, 9:12] = 1, 2
-        total = sum(excess_hu(labels, image, n, np.argwhere(labels == n), ISO) for n in (1, 2))
+        total = sum(excess_hu(labels, image, np.argwhere(labels == n), ISO) for n in (1, 2))
         assert total == pytest.approx(2 * 27 * 1000, rel=0.02)
 
     def test_background_is_local(self):
@@ -325,14 +325,14 @@ class TestIntensity:
         labels[28, 20, 20] = 1
         image[28, 20, 20] = 300.0
         assert 8 - SHELL_MM[1] > 0
-        assert excess_hu(labels, image, 1, np.argwhere(labels == 1), ISO) == pytest.approx(400.0)
+        assert excess_hu(labels, image, np.argwhere(labels == 1), ISO) == pytest.approx(400.0)
 
     def test_large_lesion_at_the_border(self):
         image = np.full((20, 20, 20), 50.0)
         labels = np.zeros(image.shape, dtype=np.uint16)
         labels[:6, :6, :6] = 1
         image[labels == 1] = 150.0
-        assert excess_hu(labels, image, 1, np.argwhere(labels == 1), ISO) == pytest.approx(216 * 100)
+        assert excess_hu(labels, image, np.argwhere(labels == 1), ISO) == pytest.approx(216 * 100)
 
 
 def blurred_sphere(diameter, hu, background, spacing, fwhm_mm, seed, fine=4):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jdm_seg.errors import GridMismatchError, InputError
-from jdm_seg.volume import Volume, read_volume, write_volume
+from jdm_seg.volume import Volume, read_volume, write_planes, write_volume
 
 ANGLE = np.deg2rad(20)
 ROTATION = np.array([[np.cos(ANGLE), -np.sin(ANGLE), 0], [np.sin(ANGLE), np.cos(ANGLE), 0], [0, 0, 1]])
@@ -138,15 +138,34 @@ def test_same_volume_same_bytes(tmp_path):
     assert (tmp_path / "a.nii.gz").read_bytes() == (tmp_path / "b.nii.gz").read_bytes()
 
 
-def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
+def test_a_failed_write_leaves_nothing(tmp_path):
     volume = Volume(ramp(), np.eye(4))
     write_volume(tmp_path / "mask.nii.gz", volume.array, volume)
     before = (tmp_path / "mask.nii.gz").read_bytes()
-    monkeypatch.setattr(np, "asfortranarray", lambda _: (_ for _ in ()).throw(OSError("disk full")))
+
+    def planes():
+        yield volume.array[:, :, 0] + 1
+        raise OSError("disk full")
+
     with pytest.raises(OSError, match="disk full"):
-        write_volume(tmp_path / "mask.nii.gz", volume.array + 1, volume)
+        write_planes(tmp_path / "mask.nii.gz", planes(), volume, np.int16)
     assert [p.name for p in tmp_path.iterdir()] == ["mask.nii.gz"]
     assert (tmp_path / "mask.nii.gz").read_bytes() == before
+
+
+def test_planes_make_the_same_file_as_the_array(tmp_path):
+    volume = Volume(ramp(), np.eye(4))
+    write_volume(tmp_path / "array.nii.gz", volume.array, volume, np.float32)
+    write_planes(tmp_path / "planes.nii.gz", np.moveaxis(volume.array, 2, 0), volume, np.float32)
+    assert (tmp_path / "array.nii.gz").read_bytes() == (tmp_path / "planes.nii.gz").read_bytes()
+
+
+@pytest.mark.parametrize("planes", [lambda a: a[:-1], lambda a: a[:, 1:]])
+def test_planes_of_another_grid(tmp_path, planes):
+    volume = Volume(ramp(), np.eye(4))
+    with pytest.raises(GridMismatchError, match="planes of shape"):
+        write_planes(tmp_path / "mask.nii.gz", planes(np.moveaxis(volume.array, 2, 0)), volume, np.int16)
+    assert not list(tmp_path.iterdir())
 
 
 def saved(tmp_path, array, affine=None, change=None):

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jdm_seg.body_mask import outline_body
+from jdm_seg.body_mask import Body, BodyOutline
 from jdm_seg.burden.agatston import AGATSTON_EDGES_HU as AGATSTON_EDGES_HU
 from jdm_seg.burden.agatston import agatston_edges_hu as agatston_edges_hu
 from jdm_seg.burden.agatston import agatston_score, kv_name
@@ -24,14 +24,14 @@ from jdm_seg.burden.detectability import detectability_floor_mm3, estimate_noise
 from jdm_seg.burden.stir import measure_stir
 from jdm_seg.cases import as_modality, check_modality
 from jdm_seg.components import LesionVoxels, find_lesions
-from jdm_seg.errors import InputError
+from jdm_seg.errors import GridMismatchError, InputError
 from jdm_seg.lesions import (
     DEPTH_CLASSES,
     SIZE_STRATA,
     Labels,
     Lesion,
+    label_type,
     measure_lesions,
-    paint_lesions,
     read_mask,
     size_stratum,
     write_lesion_table,
@@ -39,7 +39,8 @@ from jdm_seg.lesions import (
 from jdm_seg.neighbourhood import Indices, foreground_indices
 from jdm_seg.physics import DEFAULT_KV, HU_MAX, HU_PER_MG_HA, hu_per_mg_ha
 from jdm_seg.sharpness import Blur, estimate_sharpness
-from jdm_seg.volume import Grid, Spacing, Volume, case_id_of, read_volume, write_text, write_volume
+from jdm_seg.sparse import SparseArray
+from jdm_seg.volume import Grid, Spacing, Volume, case_id_of, read_volume, write_planes, write_text
 
 SCHEMA_VERSION = 1
 PROBABILITY = "probability.nii.gz"
@@ -58,14 +59,19 @@ class Analysis:
     """What is known about one segmented scan.
 
     Attributes:
-        labels: Lesion numbers on the scan's own grid.
+        numbers: Lesion numbers on the scan's own grid.
         lesions: One row per lesion, by number.
         burden: The figures of ``burden.json``.
     """
 
-    labels: Labels
+    numbers: SparseArray
     lesions: list[Lesion]
     burden: dict[str, Any]
+
+    @property
+    def labels(self) -> Labels:
+        """:attr:`numbers` as an array (X, Y, Z); 2 bytes a voxel of the scan, painted anew at every call."""
+        return self.numbers.dense()
 
 
 def analyse_mask(
@@ -75,7 +81,7 @@ def analyse_mask(
     case_id: str,
     modality: str,
     kv: str | float | None = None,
-    probability: NDArray[Any] | None = None,
+    probability: NDArray[Any] | SparseArray | None = None,
 ) -> Analysis:
     """Turn a mask into lesions, their table and the burden figures.
 
@@ -100,16 +106,18 @@ def analyse_mask(
     slope_hu_per_mg(kv)  # a wrong voltage is answered before anything is measured
     foreground = _canonical(mask, scan)
     voxels = find_lesions(foreground, canonical.spacing)
-    labels, indices = paint_lesions(voxels, foreground), voxels.indices
-    body = outline_body(canonical.array, canonical.spacing, modality) if len(indices) else None
+    indices = voxels.indices
+    numbers = SparseArray.at_indices(foreground.shape, indices, voxels.numbers.astype(label_type(voxels.count)))
+    own = numbers.from_canonical(scan)
+    body = BodyOutline(canonical.array, canonical.spacing, modality) if len(indices) else None
     size = None if body is None or not is_ct else BodySize.of(canonical.array, body, canonical.spacing, indices)
     blur = estimate_sharpness(canonical.array, body, canonical.spacing) if is_ct and body is not None else None
     lesions = measure_lesions(
-        labels,
+        foreground,
         canonical.grid,
         image=canonical.array if is_ct else None,
         slope_hu_per_mg=size.slopes(kv) if size is not None else None,
-        probability=None if probability is None else _canonical(probability, scan),
+        probability=None if probability is None else _probability_of(own, probability, scan),
         body=body,
         body_map=_map_of(canonical.array, canonical.spacing, indices) if is_ct else None,
         blur=blur,
@@ -117,9 +125,18 @@ def analyse_mask(
     )
     del body
     burden = compute_burden(
-        case_id, modality, lesions, labels, canonical.array, canonical.grid, kv=kv, size=size, blur=blur, voxels=voxels
+        case_id,
+        modality,
+        lesions,
+        foreground,
+        canonical.array,
+        canonical.grid,
+        kv=kv,
+        size=size,
+        blur=blur,
+        voxels=voxels,
     )
-    return Analysis(scan.from_canonical(labels), lesions, burden)
+    return Analysis(own, lesions, burden)
 
 
 @dataclass(frozen=True)
@@ -133,8 +150,15 @@ class BodySize:
     diameter_cm: NDArray[np.float64]
 
     @classmethod
-    def of(cls, hu: NDArray[Any], body: NDArray[np.bool_], spacing: Spacing, lesions: Indices) -> BodySize:
-        """Measure the slices that hold lesion voxels (N, 3) of a canonical scan (X, Y, Z)."""
+    def of(cls, hu: NDArray[Any], body: Body, spacing: Spacing, lesions: Indices) -> BodySize:
+        """Measure the slices that hold lesion voxels (N, 3) of a canonical scan (X, Y, Z).
+
+        Args:
+            hu: CT numbers.
+            body: Voxels of the body, same shape.
+            spacing: Voxel size in mm.
+            lesions: Lesion voxels: their slices are measured.
+        """
         slices = np.unique(lesions[:, 2])
         diameter = np.zeros(hu.shape[2])
         diameter[slices] = water_equivalent_diameter_cm(hu, body, spacing, slices)
@@ -181,7 +205,7 @@ def compute_burden(
         case_id: Goes into the figures.
         modality: ``ct`` or ``stir``.
         lesions: Rows of :func:`~jdm_seg.lesions.measure_lesions`.
-        labels: Lesion numbers, shape (X, Y, Z).
+        labels: Lesion numbers, shape (X, Y, Z); with ``voxels`` their mask is enough.
         image: The scan on the same grid.
         grid: That grid.
         kv: Tube voltage; None assumes 120 kV and says so.
@@ -281,7 +305,9 @@ def burden_of_files(scan: Path, mask: Path, out: Path, *, modality: str, kv: str
     return analysis
 
 
-def write_analysis(folder: Path, scan: Volume, analysis: Analysis, *, probability: NDArray[Any] | None = None) -> None:
+def write_analysis(
+    folder: Path, scan: Volume, analysis: Analysis, *, probability: NDArray[Any] | SparseArray | None = None
+) -> None:
     """Write ``lesions.nii.gz`` (on the grid of ``scan``), ``lesions.csv`` and ``burden.json`` into a folder.
 
     Args:
@@ -292,15 +318,15 @@ def write_analysis(folder: Path, scan: Volume, analysis: Analysis, *, probabilit
     """
     if probability is not None:
         write_probability(folder, probability, scan)
-    write_volume(folder / "lesions.nii.gz", analysis.labels, scan)
+    write_planes(folder / "lesions.nii.gz", analysis.numbers.planes(), scan, analysis.numbers.dtype)
     write_lesion_table(folder / "lesions.csv", analysis.lesions)
     write_burden(folder / "burden.json", analysis.burden)
 
 
-def write_probability(folder: Path, probability: NDArray[Any], scan: Volume) -> None:
+def write_probability(folder: Path, probability: NDArray[Any] | SparseArray, scan: Volume) -> None:
     """Write ``probability.nii.gz``: whole percents as uint8, which every viewer shows and gzip shrinks.
 
-    What is above 0 never becomes 0: a voxel that a method named stays visible. Memory: one byte a voxel of the scan.
+    What is above 0 never becomes 0: a voxel that a method named stays visible. Memory: a few planes.
 
     Args:
         folder: Gets the file.
@@ -311,22 +337,40 @@ def write_probability(folder: Path, probability: NDArray[Any], scan: Volume) -> 
         GridMismatchError: If the shape is not the scan's.
         ValueError: If a value lies outside [0, 1] or is NaN.
     """
-    percent = np.zeros_like(probability, dtype=np.uint8)
-    for part, out in zip(np.moveaxis(probability, 2, 0), np.moveaxis(percent, 2, 0), strict=True):
-        if not part.any():
-            continue
-        values = part.astype(np.float32)
-        if not (values.min() >= 0 and values.max() <= 1):
-            raise ValueError(f"expected probabilities in [0, 1], but got {values.min()} to {values.max()}")
-        np.rint(values * 100, out=values)
-        values[(values == 0) & (part > 0)] = 1
-        out[...] = values
-    write_volume(folder / PROBABILITY, percent, scan)
+    planes = probability.planes() if isinstance(probability, SparseArray) else np.moveaxis(probability, 2, 0)
+    write_planes(folder / PROBABILITY, map(_percent, planes), scan, np.uint8)
+
+
+def _percent(probability: NDArray[Any]) -> NDArray[np.uint8]:
+    if not probability.any():
+        return np.zeros(probability.shape, np.uint8)
+    values = probability.astype(np.float32)
+    if not (values.min() >= 0 and values.max() <= 1):
+        raise ValueError(f"expected probabilities in [0, 1], but got {values.min()} to {values.max()}")
+    np.rint(values * 100, out=values)
+    values[(values == 0) & (probability > 0)] = 1
+    return values.astype(np.uint8)
 
 
 def write_burden(path: Path, burden: dict[str, Any]) -> None:
     """Write the figures as JSON, whole or not at all."""
     write_text(path, json.dumps(burden, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def _probability_of(
+    lesions: SparseArray, probability: NDArray[Any] | SparseArray, scan: Volume
+) -> NDArray[Any] | SparseArray:
+    """Return probabilities on the scan's own grid on the canonical one, at least those of the lesions."""
+    if not isinstance(probability, SparseArray):
+        return _canonical(probability, scan)
+    if probability.shape != lesions.shape:
+        raise GridMismatchError(
+            scan.name,
+            expected=f"probabilities of shape {lesions.shape}",
+            found=f"{probability.shape}",
+            remedy="pass them on the scan's own grid",
+        )
+    return SparseArray(lesions.shape, lesions.places, probability.take(lesions.places)).to_canonical(scan)
 
 
 def _canonical(array: NDArray[Any], scan: Volume) -> NDArray[Any]:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from jdm_seg.body_mask import Body
 from jdm_seg.burden.landmarks import INNER, Landmarks, find_arms, find_landmarks, find_midline, find_parts
 from jdm_seg.neighbourhood import Indices
 from jdm_seg.synthesis.anatomy.tissue import Tissue
@@ -163,7 +164,7 @@ def map_body(hu: NDArray[Any], spacing: Spacing, lesions: Indices) -> BodyMap:
 
 
 def water_equivalent_diameter_cm(
-    hu: NDArray[Any], body: NDArray[np.bool_], spacing: Spacing, slices: NDArray[np.int64]
+    hu: NDArray[Any], body: Body, spacing: Spacing, slices: NDArray[np.int64]
 ) -> NDArray[np.float64]:
     """Return the diameter of the disc of water that attenuates as much as the body, for some axial slices.
 
@@ -183,7 +184,7 @@ def water_equivalent_diameter_cm(
     water = np.array(
         [
             np.where(body[:: every[0], :: every[1], z], 1 + hu[:: every[0], :: every[1], z] / 1000.0, 0.0).sum()
-            for z in slices
+            for z in slices.tolist()
         ]
     )
     return np.asarray(2 * np.sqrt(np.maximum(water, 0) * area / np.pi) / 10, dtype=np.float64)

@@ -39,7 +39,9 @@ _EVERY = 3
 """The size is searched for on every third scale first, then beside the best."""
 _HOPELESS = 0.3
 """Share of the energy by which a scale next to the best explains less, at most; what lacks more cannot be mended."""
-_ORDERS = (4, 10)
+_ORDERS = (6, 20)
+"""Chords from the centre to the rim. With the blur's width between them the template is right to 4 % of its maximum
+(measured against 60, on ellipsoids of 1 to 8 mm and voxels of 0.6 to 5 mm), and its amplitude to 0.01 %."""
 _MASK_VOXELS = 4_000_000
 _CAPTURED_MIN = 0.6
 
@@ -110,21 +112,20 @@ def _core(
     return Contrast(float(excess[full].mean(dtype=np.float64)), "core")
 
 
-@lru_cache(maxsize=8)
-def _ball_nodes(order: int) -> tuple[Float64, Float64]:
-    """Return points of the unit ball, shape (K, 3), and their weights, shape (K,), that integrate smooth functions."""
+@lru_cache(maxsize=32)
+def _disc_nodes(order: int) -> tuple[Float64, Float64, Float64]:
+    """Return chords that integrate smooth functions over the unit ball.
+
+    Returns:
+        Where they cross the disc of radius 1, shape (K, 2), half their lengths, shape (K,), and their weights, (K,).
+    """
     roots, radial = np.polynomial.legendre.leggauss(order)
-    radii = (roots + 1) / 2
-    cosines, polar = np.polynomial.legendre.leggauss(3 * order // 2)
+    halves = (roots + 1) / 2  # in the half length, not the radius, nothing has a corner at the rim
     angles = (np.arange(3 * order) + 0.5) * 2 * np.pi / (3 * order)
-    sines = np.sqrt(1 - cosines**2)
-    sphere = np.stack(
-        [np.outer(sines, np.cos(angles)), np.outer(sines, np.sin(angles)), np.outer(cosines, np.ones(3 * order))],
-        axis=-1,
-    ).reshape(-1, 3)
-    points = (radii[:, None, None] * sphere).reshape(-1, 3)
-    weights = ((radial * radii**2)[:, None] * np.repeat(polar, 3 * order)).ravel()
-    return points, weights / weights.sum()
+    radii = np.sqrt(1 - halves**2)
+    points = np.stack([np.outer(radii, np.cos(angles)), np.outer(radii, np.sin(angles))], axis=-1).reshape(-1, 2)
+    weights = np.repeat(radial * halves**2, 3 * order)
+    return points, np.repeat(halves, 3 * order), weights / weights.sum()
 
 
 def _fit_ellipsoid(
@@ -145,8 +146,8 @@ def _fit_ellipsoid(
     values = signal[used]
     edges = [(np.arange(n + 1) - 0.5) * step for n, step in zip(signal.shape, spacing, strict=True)]
     parts = blur.parts(spacing)
-    # points of the ball must lie closer than blur and voxels are wide, or the template gets lumps
-    finest = float(np.hypot(parts[0][1], np.array(spacing) * 0.2887).min())
+    # chords must lie closer than blur and voxels are wide, or the template gets lumps
+    finest = float(np.hypot(parts[0][1], np.array(spacing) * 0.2887)[:2].min())
     order = int(np.clip(np.ceil(np.linalg.norm(axes, axis=0).max() / finest), *_ORDERS))
 
     def fit(scale: float) -> tuple[float, float, float]:
@@ -230,25 +231,46 @@ def _blurred_ellipsoid(
 ) -> FloatArray:
     """Return an ellipsoid of unit integral, blurred and averaged over voxels, per mm³.
 
+    It is cut into chords along the last axis. A chord's blurred profile is known in closed form; across it, it is as
+    wide as the blur.
+
     Args:
         edges: Borders of the voxels along each axis in mm.
         centre: In mm.
         axes: Semi-axes as columns.
         parts: The blur, see :meth:`~jdm_seg.sharpness.Blur.parts`.
-        order: Points from the centre to the rim.
+        order: Chords from the centre to the rim.
     """
-    points, weights = _ball_nodes(order)
-    places = centre + points @ axes.T
+    points, halves, weights = _disc_nodes(order)
+    # the same ellipsoid, of axes such that the last runs along z and the first alone has a part along x
+    turned = np.linalg.cholesky(axes @ axes.T)
+    across = centre[:2] + points @ turned[:2, :2].T
+    middle = centre[2] + points @ turned[2, :2]
+    half_mm = halves * turned[2, 2]
     result = np.zeros([len(edge) - 1 for edge in edges], np.float32)
     for share, sigmas in parts:
-        x, y, z = (
+        x, y = (
             (np.diff(special.ndtr((edge - at[:, None]) / sigma), axis=1) / (edge[1] - edge[0])).astype(np.float32)
-            for edge, at, sigma in zip(edges, places.T, sigmas, strict=True)
+            for edge, at, sigma in zip(edges[:2], across.T, sigmas[:2], strict=True)
         )
+        z = _blurred_chords(edges[2], middle, half_mm, float(sigmas[2]))
         x *= (share * weights[:, None]).astype(np.float32)
-        across = (x[:, :, None] * y[:, None, :]).reshape(len(weights), -1)
-        result += (across.T @ z).reshape(result.shape)
+        planes = (x[:, :, None] * y[:, None, :]).reshape(len(weights), -1)
+        result += (planes.T @ z).reshape(result.shape)
     return result
+
+
+def _blurred_chords(edges: Float64, middle: Float64, half_mm: Float64, sigma: float) -> FloatArray:
+    """Return chords (K,) of unit integral, blurred along themselves and averaged over voxels, per mm, shape (K, Z)."""
+    begin, end = ((edges - at[:, None]) / sigma for at in (middle - half_mm, middle + half_mm))
+    profile = np.diff(_ramp(begin) - _ramp(end), axis=1)
+    profile *= (sigma / (2 * half_mm * (edges[1] - edges[0])))[:, None]
+    return np.asarray(profile, dtype=np.float32)
+
+
+def _ramp(x: Float64) -> Float64:
+    """Return the integral of the normal distribution function from -infinity."""
+    return np.asarray(x * special.ndtr(x) + np.exp(-0.5 * x * x) / np.sqrt(2 * np.pi), dtype=np.float64)
 
 
 def _vertex(x: Float64, y: Float64, place: int) -> float:

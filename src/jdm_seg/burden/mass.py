@@ -94,9 +94,8 @@ def mass_mg(signal: Signal, voxel_volume_mm3: float, slope_hu_per_mg: float) -> 
 
 
 def excess_hu(
-    labels: NDArray[Any],
+    foreground: NDArray[Any],
     image: NDArray[Any],
-    number: int,
     indices: Indices,
     spacing: Spacing,
     blur: Blur | None = None,
@@ -105,14 +104,13 @@ def excess_hu(
 
     Arguments and undefined cases as for :func:`measure_signal`.
     """
-    signal = measure_signal(labels, image, number, indices, spacing, blur)
+    signal = measure_signal(foreground, image, indices, spacing, blur)
     return None if signal is None else signal.excess_hu
 
 
 def measure_signal(
-    labels: NDArray[Any],
+    foreground: NDArray[Any],
     image: NDArray[Any],
-    number: int,
     indices: Indices,
     spacing: Spacing,
     blur: Blur | None = None,
@@ -125,10 +123,9 @@ def measure_signal(
     the ring misses of a compact lesion's blur is added by the model that :mod:`jdm_seg.burden.density` fits.
 
     Args:
-        labels: Lesion numbers, shape (X, Y, Z), 0 outside.
+        foreground: This lesion and all others, shape (X, Y, Z): a mask or labels; non-zero counts.
         image: CT numbers in HU, same shape.
-        number: The lesion.
-        indices: Its voxels, shape (N, 3).
+        indices: The lesion's voxels, shape (N, 3).
         spacing: Voxel size in mm.
         blur: Of the scan, see :func:`jdm_seg.sharpness.estimate_sharpness`; None assumes one.
 
@@ -145,11 +142,11 @@ def measure_signal(
     margin = np.abs(shell_steps).max(axis=0) + 2 * np.abs(ring_steps).max(axis=0)
     low, high = indices.min(axis=0) - margin, indices.max(axis=0) + 1 + margin
     zone = _zones(indices - low, tuple(high - low), ring_steps, gap_steps, shell_steps)
-    scan = tuple(slice(max(0, a), min(size, b)) for a, b, size in zip(low, high, labels.shape, strict=True))
+    scan = tuple(slice(max(0, a), min(size, b)) for a, b, size in zip(low, high, foreground.shape, strict=True))
     inside = tuple(slice(part.start - a, part.stop - a) for part, a in zip(scan, low, strict=True))
-    zone, crop, hu = zone[inside], labels[scan], image[scan].astype(np.float32)
+    zone, crop, hu = zone[inside], foreground[scan], image[scan].astype(np.float32)
 
-    others = (crop != 0) & (crop != number)
+    others = (crop != 0) & (zone != _LESION)
     blurred = _dilated_within(others, ring_steps)
     air = hu <= BODY_MIN_HU
     by_air = ndimage.binary_dilation(air) if air.any() else air

@@ -159,6 +159,9 @@ def check_place(indices: Indices, size: int, look: Look, where: str) -> list[Fin
         size: Number of voxels of the scan.
         look: Of the scan.
         where: What findings call the mask.
+
+    Returns:
+        Findings; none if the mask lies where calcinosis can.
     """
     findings = []
     if len(indices) > _HUGE_SHARE * size:

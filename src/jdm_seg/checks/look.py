@@ -79,5 +79,14 @@ class Look:
     def say(
         self, severity: Severity, code: str, reason: str, *, expected: str, found: str, remedy: str
     ) -> list[Finding]:
-        """Return one finding about this scan, in a list."""
+        """Return one finding about this scan, in a list.
+
+        Args:
+            severity: How bad it is.
+            code: Short name of the finding, stable for machines.
+            reason: What is wrong, in words.
+            expected: What would have been right.
+            found: What is there instead.
+            remedy: What to do.
+        """
         return [Finding(self.scan.name, severity, code, reason, expected, found, remedy)]

@@ -245,6 +245,9 @@ def decoding(where: str, what: str = "a damaged file") -> Iterator[None]:
     """Turn whatever goes wrong inside into an :class:`InputError` that quotes nothing of the file.
 
     Parsers and decoders fed with damaged bytes raise nearly anything, and the text of what they raise may hold a name.
+
+    Raises:
+        InputError: If anything goes wrong inside.
     """
     try:
         yield

@@ -97,7 +97,17 @@ def synthetic_scans(config: PreprocessConfig, count: int, seed: int = _SYNTHETIC
 
 
 def random_windows(scans: list[ValidationScan], size: tuple[int, int, int], count: int, seed: int = 0) -> list[Tensor]:
-    """Cut windows (1, 1, *size) out of scans, every second around a deposit; padded with air."""
+    """Cut windows (1, 1, *size) out of scans, every second around a deposit; padded with air.
+
+    Args:
+        scans: To cut from, in turn.
+        size: Voxels of a window along x, y, z.
+        count: How many.
+        seed: Draws the places.
+
+    Returns:
+        The windows, values as the network takes them.
+    """
     rng = np.random.default_rng(seed)
     windows = []
     for number in range(count):

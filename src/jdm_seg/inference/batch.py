@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 import jdm_seg
-from jdm_seg.burden.analysis import Analysis, analyse_mask, write_analysis
+from jdm_seg.burden.analysis import PROBABILITY, Analysis, analyse_mask, write_analysis
 from jdm_seg.cases import Case
-from jdm_seg.checks.findings import raise_errors, warnings_of
+from jdm_seg.checks.findings import Finding, raise_errors, warnings_of
 from jdm_seg.checks.scan import check_scan
 from jdm_seg.dicom.cases import CaseScan, read_case
 from jdm_seg.dicom.objects import SEGMENTATION, write_dicom_results
@@ -28,7 +28,6 @@ from jdm_seg.dicom.read import DicomScan
 from jdm_seg.dicom.segmentation import Method
 from jdm_seg.errors import InputError, reason_of
 from jdm_seg.inference.case_folder import (
-    PROBABILITY,
     content_hash,
     find_result,
     fingerprint,
@@ -50,6 +49,7 @@ from jdm_seg.inference.plan import scans_of as scans_of
 from jdm_seg.inference.prediction import ScanPrediction, Segmenter
 from jdm_seg.physics import hu_per_mg_ha
 from jdm_seg.pictures import PREVIEW, write_preview
+from jdm_seg.sparse import SparseArray
 from jdm_seg.volume import Volume, read_volume, write_volume
 
 log = logging.getLogger(__name__)
@@ -270,7 +270,7 @@ class _Batch:
             work.fingerprint, work.sha256 = fingerprint(case.image), content_hash(case.image)
             self._read(work)
             assert work.scan is not None
-            findings = check_scan(work.scan, work.case.modality)
+            findings = self._check(work.scan, work.case.modality)
             raise_errors(findings)
             work.warnings += warnings_of(findings)
             work.stages["read"] = round(time.perf_counter() - begin, 3)
@@ -286,6 +286,12 @@ class _Batch:
             work.warnings += work.dicom.scan.notes
         else:
             work.scan = read_volume(work.case.image)
+
+    def _check(self, scan: Volume, modality: str) -> list[Finding]:
+        training = self._predictor.training
+        if training is None:
+            return check_scan(scan, modality)
+        return check_scan(scan, modality, training_spacing=training.spacing, window_mm=training.window_mm)
 
     def _segment(self, work: _Work) -> None:
         if work.row is not None:
@@ -345,15 +351,26 @@ class _Batch:
         begin = time.perf_counter()
         with whole_folder(self._out / case.case_id, work.fingerprint, work.stages) as partial:
             write_volume(partial / "mask.nii.gz", prediction.mask, scan, np.uint8)
-            write_analysis(partial, scan, analysis)
+            write_analysis(partial, scan, analysis, probability=self._map_of(prediction))
             write_preview(partial / PREVIEW, scan, prediction.mask, modality=case.modality)
-            if self._options.probability:
-                _write_probability(partial, scan, prediction)
             if work.dicom is not None and (self._options.dicom_seg or self._options.dicom_sr):
                 self._write_dicom(partial, work.dicom.scan, analysis, case.case_id)
             work.stages["write"] = round(time.perf_counter() - begin, 3)
         seconds = round(sum(work.stages.values()), 2)
         work.row = row_of(case.case_id, "done", {**analysis.burden, "seconds": seconds})
+
+    def _map_of(self, prediction: ScanPrediction) -> SparseArray | None:
+        """Return the probability map if it is to be written."""
+        if not self._options.probability:
+            return None
+        if prediction.probability is None:
+            raise InputError(
+                "--probability",
+                expected="a method that gives probabilities",
+                found="one that does not",
+                remedy="leave --probability out, or use a network",
+            )
+        return prediction.probability
 
     def _write_dicom(self, folder: Path, scan: DicomScan, analysis: Analysis, case_id: str) -> None:
         # the version of the code alone would not tell two trainings of one model apart
@@ -369,15 +386,3 @@ class _Batch:
             report=self._options.dicom_sr,
             keep_patient=self._options.keep_patient,
         )
-
-
-def _write_probability(folder: Path, scan: Volume, prediction: ScanPrediction) -> None:
-    if prediction.probability is None:
-        raise InputError(
-            "--probability",
-            expected="a method that gives probabilities",
-            found="one that does not",
-            remedy="leave --probability out, or use a network",
-        )
-    percent = np.rint(np.clip(prediction.probability.astype(np.float32), 0, 1) * 100).astype(np.uint8)
-    write_volume(folder / PROBABILITY, percent, scan)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jdm_seg.burden.analysis import PROBABILITY as PROBABILITY
 from jdm_seg.dicom.objects import LESIONS, MEASUREMENTS, SEGMENTATION
 from jdm_seg.errors import InputError
 from jdm_seg.pictures import PREVIEW
@@ -23,9 +24,10 @@ from jdm_seg.volume import write_text
 DONE = "burden.json"
 STAMP = ".stamp.json"
 """What made the folder: the scan file's size, time and ends, the size of every result, and how long it took."""
-PROBABILITY = "probability.nii.gz"
+REPORT = "report.html"
+"""Written by ``jdm-seg report`` once the case is complete; gone when the case is made anew."""
 DICOM_FILES = (SEGMENTATION, LESIONS, MEASUREMENTS)
-FILES = (DONE, STAMP, PROBABILITY, "mask.nii.gz", "lesions.nii.gz", "lesions.csv", PREVIEW, *DICOM_FILES)
+FILES = (DONE, STAMP, PROBABILITY, "mask.nii.gz", "lesions.nii.gz", "lesions.csv", PREVIEW, REPORT, *DICOM_FILES)
 """Everything that a case's folder may hold; one with other files is somebody else's."""
 _ENDS = 1 << 16
 

@@ -12,9 +12,11 @@ from torch import Tensor
 
 from jdm_seg.cases import Modality
 from jdm_seg.inference.predict import PredictSettings, ScanPredictor
-from jdm_seg.inference.prediction import ScanPrediction
+from jdm_seg.inference.prediction import ScanPrediction, TrainingGrid
+from jdm_seg.inference.scan_grid import zeros_in_order_of
 from jdm_seg.inference.sliding_window import Predictor
 from jdm_seg.model_folder import ModelFolder, ModelSpec
+from jdm_seg.sparse import SparseArray
 from jdm_seg.volume import Volume
 
 KEEP_FROM = 0.001
@@ -44,7 +46,7 @@ class EnsemblePredictor:
     Members of one grid (spacing, intensity rule, window, overlap) are asked window by window and their calibrated
     logits averaged, so the ensemble costs its networks and nothing else. Others each go their own way to the scan's
     grid, where their probabilities are averaged; beside a member's own memory that takes two bytes a voxel for the sum
-    and two for the member's map. The threshold is the mean of the members' unless one is given.
+    and 34 for each voxel that a member names. The threshold is the mean of the members' unless one is given.
     """
 
     def __init__(self, models: Sequence[ModelFolder], settings: PredictSettings | None = None) -> None:
@@ -64,6 +66,11 @@ class EnsemblePredictor:
     def modality(self) -> Modality:
         """What the members segment."""
         return self.members[0].modality
+
+    @property
+    def training(self) -> TrainingGrid:
+        """The first member's grid and window."""
+        return self.members[0].training
 
     @property
     def threshold(self) -> float:
@@ -97,17 +104,16 @@ class EnsemblePredictor:
             assert said.probability is not None
             for stage, time in said.seconds.items():
                 seconds[stage] = round(seconds.get(stage, 0.0) + time, 3)
-            share = said.probability
-            share /= np.float16(len(self.members))
             if total is None:
-                total = share
-            else:
-                total += share
+                total = zeros_in_order_of(scan.array, np.float16)
+            places = np.unravel_index(said.probability.places, total.shape, order="F")
+            total[places] += said.probability.values / np.float16(len(self.members))
+            del said, places
         assert total is not None
         mask = total > self.threshold
         lowest = self.threshold if self.settings.keep_from is None else min(self.threshold, self.settings.keep_from)
         total[total < lowest] = 0
-        return ScanPrediction(mask, total, seconds)
+        return ScanPrediction(mask, SparseArray.of(total), seconds)
 
 
 def _grid_of(spec: ModelSpec) -> str:

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jdm_seg.cases import Modality
-from jdm_seg.volume import Volume
+from jdm_seg.sparse import SparseArray
+from jdm_seg.volume import Spacing, Volume
 
 
 @dataclass(frozen=True)
@@ -18,13 +19,27 @@ class ScanPrediction:
 
     Attributes:
         mask: True where calcinosis is predicted, on the scan's own grid and axes.
-        probability: Probability at the voxels of the mask, 0 elsewhere; float16. None from a method that has none.
+        probability: Probability at the voxels of the mask, or at more where asked for, on the same grid; float16.
+            None from a method that has none.
         seconds: Wall time of each stage.
     """
 
     mask: NDArray[np.bool_]
-    probability: NDArray[np.float16] | None
+    probability: SparseArray | None
     seconds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TrainingGrid:
+    """What a network saw when it was trained.
+
+    Attributes:
+        spacing: Voxel size in mm, along RAS.
+        window_mm: Size of its window in mm, along RAS.
+    """
+
+    spacing: Spacing
+    window_mm: Spacing
 
 
 class Segmenter(Protocol):
@@ -33,6 +48,10 @@ class Segmenter(Protocol):
     @property
     def modality(self) -> Modality:
         """What it segments."""
+
+    @property
+    def training(self) -> TrainingGrid | None:
+        """What it was trained on, for warnings about other scans; None where nothing was trained."""
 
     def describe(self) -> dict[str, Any]:
         """Return what was asked and what runs, for ``run.json``; another value makes a result another one."""

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from jdm_seg.model_grid import Placement
 from jdm_seg.resample import support
+from jdm_seg.sparse import SparseArray
 
 _PLANES = 16
 _TILE = 64
@@ -26,7 +27,6 @@ class ScanGridMask:
 
     Attributes:
         mask: True where the probability exceeds the threshold and the body may be, shape of the canonical scan.
-        probability: float16, at the voxels that reach ``keep_from``; 0 elsewhere, which is memory never touched.
     """
 
     def __init__(
@@ -41,7 +41,8 @@ class ScanGridMask:
             keep_from: Keep probabilities from this one on; default the threshold. Lower ones cost time.
         """
         self.mask: NDArray[np.bool_] = zeros_in_order_of(like, np.bool_)
-        self.probability: NDArray[np.float16] = zeros_in_order_of(like, np.float16)
+        self._places: list[NDArray[np.int64]] = []
+        self._probabilities: list[NDArray[np.float16]] = []
         self._placement = placement
         self._cut = logit_of(threshold)
         self._keep = self._cut if keep_from is None else min(self._cut, logit_of(keep_from))
@@ -52,6 +53,14 @@ class ScanGridMask:
         self._waiting: Tensor | None = None
         self._first = 0  # model plane at which `_waiting` begins
         self._done = 0  # scan planes of the box that are finished
+
+    @property
+    def probability(self) -> SparseArray:
+        """At the voxels that reach ``keep_from``, float16, on the canonical scan; 10 bytes each."""
+        if not self._places:
+            return SparseArray(self._placement.canonical_shape, np.zeros(0, np.int64), np.zeros(0, np.float16))
+        places, values = np.concatenate(self._places), np.concatenate(self._probabilities)
+        return SparseArray.at_places(self._placement.canonical_shape, places, values)
 
     def add(self, logits: Tensor) -> None:
         """Take the next axial planes of logits on the model's grid, shape (n, Y, X)."""
@@ -97,9 +106,13 @@ class ScanGridMask:
         here = (at[0], at[1], at[2])
         body = self._placement.body.at(*(np.arange(s.start, s.stop) for s in here))
         kept = (values > self._keep) & body
-        if kept.any():
+        found = np.nonzero(kept)
+        if len(found[0]):
             self.mask[here] = kept & (values > self._cut)
-            self.probability[here][kept] = 1 / (1 + np.exp(-values[kept]))
+            corner = [s.start for s in here]
+            indices = tuple(at + low for at, low in zip(found, corner, strict=True))
+            self._places.append(np.ravel_multi_index(indices, self._placement.canonical_shape, order="F"))
+            self._probabilities.append((1 / (1 + np.exp(-values[found]))).astype(np.float16))
 
 
 _Tile = tuple[int, int, int, int]

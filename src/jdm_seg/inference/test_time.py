@@ -22,6 +22,9 @@ def with_flips(predictor: Predictor, axes: str) -> Predictor:
         predictor: (B, 1, X, Y, Z) → logits of the same shape.
         axes: Letters of ``xyz``; empty: the predictor itself. n letters ask the network 2^n times.
 
+    Raises:
+        ValueError: If ``axes`` holds another letter.
+
     Source: test-time mirroring as in nnU-Net (Isensee et al., Nat. Methods 2021), with logits in place of softmax.
     """
     if not set(axes) <= set(AXES) or len(set(axes)) != len(axes):
@@ -45,6 +48,9 @@ def with_temperature(predictor: Predictor, temperature: float) -> Predictor:
     """Return a predictor whose logits are divided by a temperature, so that their sigmoid is a calibrated probability.
 
     Windows are averaged linearly, so it does not matter that they are divided before.
+
+    Raises:
+        ValueError: If the temperature is not above 0.
     """
     if not temperature > 0:
         raise ValueError(f"expected temperature to be above 0, but got {temperature}")

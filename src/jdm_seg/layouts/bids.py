@@ -51,6 +51,9 @@ def write_bids(
         instances: Write each mask a second time as ``dseg``, with its lesions numbered.
         on_case: Called with the id of each case written.
 
+    Returns:
+        ``out``.
+
     Raises:
         InputError: If the folder holds something, or an id holds a tab or a line break.
     """

@@ -202,6 +202,9 @@ def store_label(target: Path, labels: Volume, like: Volume, *, instances: bool =
         labels: On the grid of ``like``.
         like: The scan, or the mask itself where there is no scan.
         instances: Keep the numbers.
+
+    Returns:
+        Path of the file, with its ending.
     """
     target = target.with_name(f"{target.name}.nii.gz")
     array: NDArray[Any] = labels.array if instances else labels.array > 0

@@ -36,6 +36,9 @@ def write_flat(
         instances: Keep the numbers of lesions in the masks.
         on_case: Called with the id of each case written.
 
+    Returns:
+        ``out``.
+
     Raises:
         InputError: If the folder holds something, or a scan or mask cannot be read.
         GridMismatchError: If a mask is not on its scan's voxels.
@@ -75,6 +78,9 @@ def write_slicer(data: DataSet, out: Path, *, link: bool = False, on_case: OnCas
         out: New folder.
         link: Link to ``.nii.gz`` scans instead of copying them.
         on_case: Called with the id of each case written.
+
+    Returns:
+        ``out``.
 
     Raises:
         InputError: If the folder holds something, or pynrrd is missing.

@@ -175,6 +175,12 @@ def find_both(
 ) -> tuple[LesionVoxels, LesionVoxels]:
     """Find the lesions of both masks, shape (X, Y, Z) each, as a protocol forms them.
 
+    Args:
+        prediction: Foreground found.
+        reference: Foreground of the reference.
+        spacing: Voxel size in mm.
+        protocol: Connectivity and grouping, and whether predictions are grouped too.
+
     Raises:
         ValueError: If the shapes differ.
     """

@@ -109,6 +109,9 @@ def draw_stir(
     """Draw a setting as :func:`~jdm_seg.synthesis.stir.acquisition.sample_stir` does, with what is held in its range.
 
     A deposit with a fluid-calcium level stays fluid whatever the phenotypes.
+
+    Raises:
+        ValueError: If the field strengths that are held are never drawn.
     """
     for _ in range(_TRIES):
         stir = sample_stir(rng, deposits, age, slice_axis=slice_axis)

@@ -95,6 +95,9 @@ def synthesize_dataset(
 
     Returns:
         The manifest as written.
+
+    Raises:
+        InputError: If no case is asked for, preset or modality is unknown, or the folder holds another data set.
     """
     origin = origin_of(modality=modality, seed=seed, preset=preset, backgrounds=backgrounds)
     _check_same_origin(out, origin)
@@ -163,6 +166,12 @@ def origin_of(*, modality: str, seed: int, preset: str, backgrounds: Path | None
     """Return what a synthetic data set is made from; written into its datalist.
 
     Backgrounds are named by a hash of their ids and sizes: another folder makes another data set.
+
+    Args:
+        modality: ``ct`` or ``stir``.
+        seed: Of the data set.
+        preset: What kind of cases.
+        backgrounds: Folder of real scans; None for procedural bodies.
     """
     scans = None
     if backgrounds is not None:

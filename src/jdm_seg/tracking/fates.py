@@ -269,7 +269,14 @@ def fates_by_lesion(changes: list[Change]) -> tuple[dict[int, str], dict[int, st
 
 
 def summarise(changes: list[Change], baseline: Timepoint, follow_up: Timepoint, alignment: Alignment) -> dict[str, Any]:
-    """Return the keys of ``change.json``; what only one scan shows does not count in its totals."""
+    """Return the keys of ``change.json``; what only one scan shows does not count in its totals.
+
+    Args:
+        changes: What became of every lesion.
+        baseline: The earlier scan.
+        follow_up: The later scan.
+        alignment: How one lies on the other.
+    """
     seen = [change for change in changes if change.fate != "out_of_view"]  # one scan says nothing of the others
     totals = [float(sum(getattr(change, name) for change in seen)) for name in ("before", "after")]
     measure = common_measure(baseline, follow_up)

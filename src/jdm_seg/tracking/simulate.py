@@ -37,7 +37,15 @@ _MASK_HU_120 = 150.0
 
 @dataclass(frozen=True)
 class Ball:
-    """One deposit: centre in mm of the body's grid, radius in mm at baseline and follow-up (0: not there), density."""
+    """One deposit: centre in mm of the body's grid, radius in mm at baseline and follow-up (0: not there), density.
+
+    Attributes:
+        number: From 1.
+        fate: One of :data:`TRUE_FATES`.
+        centre: In mm.
+        radii: Baseline and follow-up, in mm.
+        calcium: mg HA / cm³.
+    """
 
     number: int
     fate: str
@@ -48,7 +56,14 @@ class Ball:
 
 @dataclass(frozen=True)
 class Motion:
-    """How the patient lies at follow-up: degrees about x, y and z, mm, and a joint at a share of z that bends."""
+    """How the patient lies at follow-up: degrees about x, y and z, mm, and a joint at a share of z that bends.
+
+    Attributes:
+        turn_deg: About x, y and z.
+        shift_mm: Along x, y and z.
+        flexion_deg: Of the joint.
+        joint_z: Where the joint is, as a share of the height.
+    """
 
     turn_deg: tuple[float, float, float]
     shift_mm: tuple[float, float, float]

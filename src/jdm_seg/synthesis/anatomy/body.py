@@ -158,6 +158,7 @@ class Part:
     """A piece of the outline.
 
     Attributes:
+        name: What it is called.
         solid: Its outer surface.
         regions: (w, region) from where along the solid's w a region begins; one entry with -inf for one region.
         side: Of the whole piece; NONE for the trunk, where the sign of x tells.
@@ -177,7 +178,16 @@ class Part:
 
 @dataclass(frozen=True)
 class Arm:
-    """Frames and lengths of one arm; u points away from the thumb side, v to the back of the hand's other side."""
+    """Frames and lengths of one arm; u points away from the thumb side, v to the back of the hand's other side.
+
+    Attributes:
+        upper: Upper arm.
+        fore: Forearm.
+        hand: Frame of the hand.
+        hand_length: In mm, wrist to finger tips.
+        upper_length: In mm, shoulder to elbow.
+        fore_length: In mm, elbow to wrist.
+    """
 
     upper: Loft
     fore: Loft
@@ -189,7 +199,16 @@ class Arm:
 
 @dataclass(frozen=True)
 class Leg:
-    """Frames and lengths of one leg; the foot's w runs from heel to toes, its v to the instep."""
+    """Frames and lengths of one leg; the foot's w runs from heel to toes, its v to the instep.
+
+    Attributes:
+        thigh: Thigh.
+        shank: Lower leg.
+        foot: Frame of the foot.
+        foot_length: In mm, heel to toes.
+        thigh_length: In mm, hip to knee.
+        shank_length: In mm, knee to ankle.
+    """
 
     thigh: Loft
     shank: Loft

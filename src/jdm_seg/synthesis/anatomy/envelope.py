@@ -218,7 +218,17 @@ def _paint_septa(canvas: Canvas, box: Box, under_skin: FloatArray, to_muscle: Fl
 
 
 def tabulated(noise: FloatArray, canvas: Canvas, box: Box, scale: float) -> FloatArray:
-    """Look up periodic noise whose table steps are ``scale`` / 4 mm, at the voxels of a box."""
+    """Look up periodic noise whose table steps are ``scale`` / 4 mm, at the voxels of a box.
+
+    Args:
+        noise: One period, cubic.
+        canvas: Gives the coordinates of voxels in mm.
+        box: Voxels to look up.
+        scale: Four steps of the table in mm.
+
+    Returns:
+        Noise at the voxels, shape of the box.
+    """
     n = noise.shape[0]
     index = [
         np.floor(axis[s] / np.float32(scale / 4)).astype(np.intp) % n for axis, s in zip(canvas.axes, box, strict=True)

@@ -60,7 +60,14 @@ def _vector(values: Sequence[float] | NDArray[np.floating]) -> Vector:
 
 @dataclass(frozen=True)
 class Ellipsoid:
-    """An ellipsoid; ``frame`` turns it, world axes when None. ``cuts`` keep n · p <= c."""
+    """An ellipsoid; ``frame`` turns it, world axes when None. ``cuts`` keep n · p <= c.
+
+    Attributes:
+        centre: In mm.
+        radii: Half axes in mm.
+        frame: Directions of the half axes.
+        cuts: (n, c) of planes that cut it.
+    """
 
     centre: Vector
     radii: Vector

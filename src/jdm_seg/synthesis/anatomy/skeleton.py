@@ -144,7 +144,14 @@ class Skeleton:
         self.core.append(Paint(loft(inner, slice(hollow[0], hollow[-1] + 1)), Tissue.MARROW))
 
     def short(self, start: Vector, end: Vector, radius: float, appears: float = 0.0) -> None:
-        """Add a small long bone of hand or foot, with a joint gap at both ends and a growth centre at its base."""
+        """Add a small long bone of hand or foot, with a joint gap at both ends and a growth centre at its base.
+
+        Args:
+            start: Its nearer end in mm.
+            end: Its farther end in mm.
+            radius: Of the shaft in mm.
+            appears: Age in years from which it is ossified.
+        """
         if self.age <= appears:
             return
         a, b = np.asarray(start), np.asarray(end)

@@ -23,6 +23,9 @@ def blur_in_plane(
         overshoot: Gain of the unsharp mask; 0.7 raises the rim of an edge by 5 % of it, 1.5 by 15 %.
         spacing: Voxel size along x and y in mm.
         axes: Which axes of ``hu`` are x and y.
+
+    Returns:
+        CT numbers of the same shape.
     """
     blurred = _gaussian(hu, psf_mm, spacing, axes)
     if overshoot:

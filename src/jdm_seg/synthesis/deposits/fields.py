@@ -35,7 +35,14 @@ _BLOCK = 32
 def box_around(
     centre: Spacing, reach: float | Spacing | NDArray[np.floating], shape: tuple[int, ...], spacing: Spacing
 ) -> Box | None:
-    """Return the voxels within ``reach`` mm of a point along each axis, or None where the grid holds none of them."""
+    """Return the voxels within ``reach`` mm of a point along each axis, or None where the grid holds none of them.
+
+    Args:
+        centre: The point in mm from the grid's corner.
+        reach: In mm, for all axes or each.
+        shape: Voxels of the grid.
+        spacing: Voxel size in mm.
+    """
     reaches = np.broadcast_to(np.asarray(reach, float), (3,))
     box = []
     for c, r, n, s in zip(centre, reaches, shape, spacing, strict=True):
@@ -62,7 +69,14 @@ def axes_of(box: Box, spacing: Spacing, parts: tuple[int, int, int] = (1, 1, 1))
 
 
 def parts_for(spacing: Spacing, step_mm: float, least: int = 1, most: int = 12) -> tuple[int, int, int]:
-    """Return into how many parts each side of a voxel must be cut to be no longer than ``step_mm``."""
+    """Return into how many parts each side of a voxel must be cut to be no longer than ``step_mm``.
+
+    Args:
+        spacing: Voxel size in mm.
+        step_mm: Longest part.
+        least: Fewest parts of a side.
+        most: Most parts of a side.
+    """
     x, y, z = (int(np.clip(np.ceil(s / step_mm - 1e-6), least, most)) for s in spacing)
     return x, y, z
 
@@ -196,6 +210,9 @@ def sub_voxel_values(
         values: On voxel centres, shape (X, Y, Z).
         voxels: Their numbers along each axis, each (N,).
         parts: Into how many parts each side of a voxel is cut.
+
+    Returns:
+        Values at the parts, shape (N, parts).
     """
     weights = []
     for n in parts:
@@ -233,6 +250,9 @@ def blur_box(values: FloatArray, box: Box, shape: tuple[int, ...], fwhm_mm: Spac
         shape: Of the grid.
         fwhm_mm: Full width at half maximum along each axis.
         spacing: Voxel size in mm.
+
+    Returns:
+        The blurred box, same shape.
     """
     for axis, (side, n, width, s) in enumerate(zip(box, shape, fwhm_mm, spacing, strict=True)):
         blurred = np.empty_like(values)

@@ -22,7 +22,14 @@ _SLOPE = 1.2
 
 @dataclass(frozen=True)
 class Filled:
-    """What one deposit fills: ``where`` indexes the grid, the arrays have the shape of what it selects."""
+    """What one deposit fills: ``where`` indexes the grid, the arrays have the shape of what it selects.
+
+    Attributes:
+        where: Slices, or an open mesh of voxel numbers.
+        occupancy: Share of each voxel that the deposit fills, 0 to 1.
+        calcium: mg HA / cm³ inside the deposit.
+        fluid: Share that is liquid; None without a fluid-calcium level.
+    """
 
     where: Where
     occupancy: FloatArray
@@ -39,7 +46,14 @@ class Filled:
 
 
 def mineral_share(noise: FloatArray, deposit: Deposit, grain_mm: float, width: float) -> FloatArray:
-    """Return the share that is mineral where a deposit is made of grains: noise above the level that ``fill`` sets."""
+    """Return the share that is mineral where a deposit is made of grains: noise above the level that ``fill`` sets.
+
+    Args:
+        noise: Noise of unit variance.
+        deposit: Gives ``fill``.
+        grain_mm: Size of a grain.
+        width: Of the rim in which the share falls from 1 to 0, in mm.
+    """
     distance = (np.float32(ndtri(1 - deposit.fill)) - noise) * np.float32(grain_mm / _SLOPE)
     return share_inside(distance, width)
 

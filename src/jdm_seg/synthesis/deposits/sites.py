@@ -103,6 +103,12 @@ def choose(
 ) -> int | None:
     """Choose a voxel of the pool: first its region by weight among those present, then evenly within.
 
+    Args:
+        pool: Voxels where deposits can be.
+        allowed: Which of them may be taken, shape (N,).
+        weights: Relative frequency of each region.
+        rng: Draws.
+
     Returns:
         Its number in the pool, None where nothing is allowed.
     """
@@ -122,6 +128,12 @@ def mirror(pool: Pool, chosen: int, allowed: NDArray[np.bool_], spacing: Spacing
 
     Each side's part of the region is taken as the other's mirror image in x, about their own centres: limbs are
     seldom posed alike.
+
+    Args:
+        pool: Voxels where deposits can be.
+        chosen: Number of the voxel in the pool.
+        allowed: Which of them may be taken, shape (N,).
+        spacing: Voxel size in mm.
 
     Returns:
         Its number in the pool, None where the host does not know sides or lacks the other one.

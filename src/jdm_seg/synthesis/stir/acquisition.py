@@ -220,6 +220,9 @@ def add_deposits(
         acquisition: Gives each deposit's phenotype.
         spacing: Voxel size in mm.
 
+    Returns:
+        Signal with the deposits, same shape.
+
     Raises:
         ValueError: If the acquisition was drawn for another number of deposits.
     """

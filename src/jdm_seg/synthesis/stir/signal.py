@@ -19,6 +19,15 @@ def inversion_recovery(pd: float, t1: float, t2: float, *, ti: float, te: float,
     """Return the magnitude signal of an inversion recovery spin echo, ideal inversion.
 
     S = PD |1 - 2 exp(-TI/T1) + exp(-TR/T1)| exp(-TE/T2). All times in ms.
+
+    Args:
+        pd: Proton density, relative.
+        t1: Longitudinal relaxation time.
+        t2: Transverse relaxation time.
+        ti: Inversion time.
+        te: Echo time.
+        tr: Repetition time.
+
     Source: Haacke et al., Magnetic Resonance Imaging, eq. 8.57.
     """
     return abs(_signed_signal(pd, t1, t2, ti=ti, te=te, tr=tr))
@@ -34,7 +43,15 @@ def fat_null_ti(t1_fat: float, tr: float) -> float:
 
 
 def relative_signal(tissue: str, field_t: float, *, ti: float, te: float, tr: float) -> float:
-    """Return the signal of a substance of :data:`~jdm_seg.physics.T1_MS` relative to muscle, with its sign."""
+    """Return the signal of a substance of :data:`~jdm_seg.physics.T1_MS` relative to muscle, with its sign.
+
+    Args:
+        tissue: Its name.
+        field_t: Field strength in tesla.
+        ti: Inversion time in ms.
+        te: Echo time in ms.
+        tr: Repetition time in ms.
+    """
     column = 0 if field_t == 1.5 else 1
     value, muscle = (
         _signed_signal(PROTON_DENSITY.get(name, 1.0), T1_MS[name][column], T2_MS[name][column], ti=ti, te=te, tr=tr)
