@@ -252,7 +252,7 @@ def icc(ratings: ArrayLike, *, model: int) -> Estimate:
         model: 2 for ICC(2,1), absolute agreement, raters are a sample; 3 for ICC(3,1), consistency, raters are fixed.
 
     Returns:
-        With its 95 % interval; NaN with fewer than two subjects or raters, or when nothing varies.
+        With its 95 % interval; NaN with fewer than two subjects or raters, or when the subjects do not vary.
 
     Raises:
         ValueError: For another model or shape.
@@ -273,6 +273,8 @@ def icc(ratings: ArrayLike, *, model: int) -> Estimate:
     error = float((residual**2).sum()) / ((n - 1) * (k - 1))
     if error <= _TIE * max(between, raters):
         error = 0.0
+    if between == error == 0:  # the raters differ by a constant and the subjects not at all
+        return Estimate(math.nan, math.nan, math.nan)
     if model == 3:
         return _icc3(between, error, n, k)
     return _icc2(between, raters if raters > _TIE * between else 0.0, error, n, k)

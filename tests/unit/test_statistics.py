@@ -228,3 +228,8 @@ def test_holm():
     assert holm([0.03, 0.01, NAN, 0.02]) == pytest.approx([0.04, 0.03, NAN, 0.04], nan_ok=True)
     assert holm([0.9, 0.8]) == [1.0, 1.0]
     assert holm([]) == []
+
+
+@pytest.mark.parametrize("model", [2, 3])
+def test_icc_of_subjects_that_do_not_vary_is_undefined(model):
+    assert math.isnan(icc([[1.0, 2.0], [1.0, 2.0], [1.0, 2.0]], model=model).value)
