@@ -362,7 +362,9 @@ class TestStopping:
         assert not predict_batch(scans, tmp_path / "out", Bright()).failed
 
     @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-    def test_a_signal_leaves_whole_cases_and_true_tables(self, scans, tmp_path, signum, code):
+    def test_a_signal_leaves_whole_cases_and_true_tables(self, scans, tmp_path, request, signum, code):
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background ignores it
+        request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
         out = tmp_path / "out"
         method = Bright()
         method.on_scan = lambda name: os.kill(os.getpid(), signum) if name == "s2" else None
