@@ -94,6 +94,9 @@ def cluster(tmp_path_factory) -> Iterator[dict[str, str]]:
             time.sleep(1)
         yield environment
     finally:
+        # what still runs would outlive its daemons
+        subprocess.run(["scancel", "--user", "root"], env=environment, capture_output=True, check=False, timeout=60)
+        time.sleep(2)
         for process in reversed(processes):
             process.terminate()
             process.wait(30)
