@@ -67,6 +67,13 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
     return dict(load_module(run / "checkpoints" / "last.ckpt").network.state_dict())
 
 
+@pytest.fixture(autouse=True)
+def _a_signal_too_late_ends_no_suite():
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
 def assert_same_weights(a: Path, b: Path) -> None:
     ours, theirs = weights(a), weights(b)
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
