@@ -155,13 +155,17 @@ class CaseDataModule(LightningDataModule):
     def train_dataloader(self) -> PatchLoader:
         """Return batches of patches; under several ranks each gets its own part of every epoch."""
         assert self._patches is not None
-        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        rank, world_size = self._rank()
         sampler = EpochSampler(self.config.patches_per_epoch, self.config.batch_size, rank=rank, world_size=world_size)
         self._loader = PatchLoader(self._patches, sampler, workers=self.config.workers)
         if self._resumed:
             self._loader.load_state_dict(self._resumed)
             self._resumed = {}
         return self._loader
+
+    def _rank(self) -> tuple[int, int]:
+        """Return the number of this process and how many there are."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def state_dict(self) -> dict[str, int]:
         """Return how far the epoch is, for the checkpoint."""
@@ -176,7 +180,7 @@ class CaseDataModule(LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Return whole preprocessed scans, one a batch; under several ranks each gets its own part."""
-        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        rank, world_size = self._rank()
         return DataLoader(self._scans, batch_size=1, sampler=range(rank, len(self._scans), world_size))
 
 

@@ -44,7 +44,7 @@ def run_demo(out: Path) -> Iterator[str]:
     data = out / "data"
     composed = compose([f"experiment={EXPERIMENT}"])
     # paths do not pass through overrides, where '=' and brackets mean something
-    config = replace(composed, data=replace(composed.data, root=str(data)))
+    config = replace(composed, data=replace(composed.data, root=str(data), cache=str(out / "cache")))
     run_dir, model_dir = out / "run", out / "model"
     if not (model_dir / "model.json").is_file():
         assert config.data.synthesize is not None
