@@ -58,7 +58,8 @@ def write_phantom(folder: Path) -> None:
 
 
 def run_config(folder: Path, run: Path, *overrides: str):
-    return compose(["data=labelled", f"data.root={folder}", f"run_dir={run}", *SMALL, *overrides])
+    kept = [f"data.root={folder}", f"data.cache={folder / 'cache'}", f"run_dir={run}"]
+    return compose(["data=labelled", *kept, *SMALL, *overrides])
 
 
 @pytest.fixture(scope="module")
@@ -307,7 +308,13 @@ def small_scan(path: Path, seed: int) -> None:
 def test_training_on_unlabelled_scans_runs_and_says_so(tmp_path):
     for number in range(3):
         small_scan(tmp_path / "scans" / f"s{number}.nii.gz", number)
-    overrides = [f"data.backgrounds={tmp_path / 'scans'}", "data.folds=3", f"run_dir={tmp_path / 'run'}", *SMALL]
+    overrides = [
+        f"data.backgrounds={tmp_path / 'scans'}",
+        f"data.cache={tmp_path / 'cache'}",
+        "data.folds=3",
+        f"run_dir={tmp_path / 'run'}",
+        *SMALL,
+    ]
     overrides += ["data.workers=0", "data.patches_per_epoch=4", "trainer.max_epochs=2", "trainer.validate_every=1"]
     config = compose(["experiment=ct_inserted", *overrides])
     data = CaseDataModule(config.data, config.preprocess, config.augment, config.seed)
@@ -328,7 +335,12 @@ def test_training_on_unlabelled_scans_runs_and_says_so(tmp_path):
 
 
 def test_stir_runs_the_whole_way(tmp_path):
-    small = [f"data.root={tmp_path / 'set'}", f"run_dir={tmp_path / 'run'}", "data.synthesize.cases=4"]
+    small = [
+        f"data.root={tmp_path / 'set'}",
+        f"data.cache={tmp_path / 'cache'}",
+        f"run_dir={tmp_path / 'run'}",
+        "data.synthesize.cases=4",
+    ]
     small += ["data.synthesize.validation=0.25", "data.synthesize.testing=0.25", "data.patches_per_epoch=4"]
     small += ["network.channels=[8,16]", "trainer.max_epochs=1", "trainer.validate_every=1", "trainer.progress=false"]
     config = compose(["experiment=stir_smoke", *small])
