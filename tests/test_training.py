@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -67,13 +66,6 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
     return dict(load_module(run / "checkpoints" / "last.ckpt").network.state_dict())
 
 
-@pytest.fixture(autouse=True)
-def _a_signal_too_late_ends_no_suite():
-    before = signal.signal(signal.SIGTERM, lambda *_: None)
-    yield
-    signal.signal(signal.SIGTERM, before)
-
-
 def assert_same_weights(a: Path, b: Path) -> None:
     ours, theirs = weights(a), weights(b)
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
@@ -88,25 +80,41 @@ def undisturbed(cases, tmp_path_factory) -> Path:
     return train(configured(cases, folder, *LONG), folder)
 
 
+TOLD_TO_GO = """
+import os, signal, sys
+from pathlib import Path
+from jdm_seg.config import compose
+from jdm_seg.module import SegmentationModule
+from jdm_seg.train import train
+
+step, run, *overrides = sys.argv[1:]
+learn = SegmentationModule.training_step
+
+
+def told_to_go(self, batch, batch_index):
+    if self.global_step == int(step) - 1:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return learn(self, batch, batch_index)
+
+
+SegmentationModule.training_step = told_to_go
+train(compose(overrides), Path(run))
+"""
+
+
 @pytest.mark.parametrize("step", [2, 6, 9, 17])
-def test_a_run_asked_to_stop_anywhere_goes_on_exactly(cases, undisturbed, tmp_path, monkeypatch, step):
+def test_a_run_asked_to_stop_anywhere_goes_on_exactly(cases, undisturbed, tmp_path, step):
     """Steps 2, 9 and 17 lie inside an epoch of six, step 6 is its last."""
-    learn = SegmentationModule.training_step
-
-    def told_to_go(self, batch, batch_index):
-        if self.global_step == step - 1:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return learn(self, batch, batch_index)
-
-    config = configured(cases, tmp_path / "run", *LONG)
-    monkeypatch.setattr(SegmentationModule, "training_step", told_to_go)
-    train(config, tmp_path / "run")
-    facts = json.loads((tmp_path / "run" / "run.json").read_text())
+    run = tmp_path / "run"
+    overrides = ["data=labelled", f"data.root={cases}", f"data.cache={cases / 'cache'}", *SETTINGS, *LONG]
+    command = [sys.executable, "-c", TOLD_TO_GO, str(step), str(run), *overrides]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    facts = json.loads((run / "run.json").read_text())
     assert (facts["status"], facts["steps"]) == ("stopped", step)
-    monkeypatch.setattr(SegmentationModule, "training_step", learn)
-    train(replace(config, ckpt="last"), tmp_path / "run")
-    assert json.loads((tmp_path / "run" / "run.json").read_text())["steps"] == 18
-    assert_same_weights(tmp_path / "run", undisturbed)
+    train(configured(cases, run, *LONG, "ckpt=last"), run)
+    assert json.loads((run / "run.json").read_text())["steps"] == 18
+    assert_same_weights(run, undisturbed)
 
 
 def test_a_killed_process_goes_on_exactly(cases, undisturbed, tmp_path):

@@ -23,7 +23,7 @@ from jdm_seg.cases import Case
 from jdm_seg.config import plain
 from jdm_seg.volume import write_text
 
-_VERSION = 1
+_VERSION = 2
 """Raised when prepared arrays change their meaning without a new version of the package."""
 _DONE = "sample.json"
 """Written last."""
@@ -90,8 +90,13 @@ def read_sample(folder: Path) -> dict[str, Any]:
     return sample
 
 
+def sample_size(folder: Path) -> int:
+    """Return how many voxels the image of a prepared sample has."""
+    return int(read_sample(folder)["image"].size)
+
+
 def _files(case: Case) -> list[Path]:
-    return [path for path in (case.image, case.label, case.ignore) if path is not None]
+    return [path for path in (case.image, case.label, case.ignore, case.faint) if path is not None]
 
 
 def _write(folder: Path, sample: dict[str, Any]) -> None:

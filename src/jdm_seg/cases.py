@@ -3,7 +3,8 @@
 A manifest is a MONAI datalist (``datalist.json``) or a CSV table with a header. Both name image and label relative to
 the manifest's folder. Fields: ``image``, ``label`` (may be missing), ``case_id`` (default: the image's file name),
 ``subject_id`` (default: the case id), ``modality`` (``ct`` or ``stir``; default: the manifest's), ``ignore`` (a mask of
-what neither teaches nor counts), ``stratum`` (kind of case), and in CSV ``split``.
+what neither teaches nor counts), ``faint`` (a mask of deposits that nobody can see: they count and do not teach),
+``stratum`` (kind of case), and in CSV ``split``.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ class Case:
         image: Path of the scan.
         label: Path of the mask on the same grid, or None.
         ignore: Path of a mask of what neither teaches nor counts, on the same grid, or None.
+        faint: Path of a mask of labelled deposits that do not teach because nobody could see them, or None.
         stratum: Kind of case, by which figures are given apart; empty without one.
         study: Hash of the DICOM study that ``image`` (then a folder, zip or file) holds; empty for NIfTI.
     """
@@ -52,6 +54,7 @@ class Case:
     ignore: Path | None = None
     stratum: str = ""
     study: str = ""
+    faint: Path | None = None
 
     def __post_init__(self) -> None:
         """Refuse ids that cannot be a file name: they become one."""
@@ -182,7 +185,7 @@ def write_manifest(path: Path | str, manifest: Manifest, **fields: Any) -> None:
     path = Path(path)
     rows = {split: [_row(case, path.parent) for case in members] for split, members in manifest.cases.items()}
     if path.suffix.lower() == ".csv":
-        columns = ("split", "case_id", "subject_id", "modality", "image", "label", "ignore", "stratum")
+        columns = ("split", "case_id", "subject_id", "modality", "image", "label", "ignore", "faint", "stratum")
         write_table(path, columns, ({"split": split, **row} for split, members in rows.items() for row in members))
         return
     write_text(path, json.dumps({**fields, **rows}, indent=1) + "\n")
@@ -349,9 +352,9 @@ def _case(row: dict[str, Any], path: Path) -> Case:
             path, expected="an image in every row", found="a row without", remedy="add the path of the scan"
         )
     image = path.parent / str(row["image"])
-    label, ignore = (path.parent / str(row[key]) if row.get(key) else None for key in ("label", "ignore"))
+    label, ignore, faint = (path.parent / str(row[k]) if row.get(k) else None for k in ("label", "ignore", "faint"))
     case_id = str(row.get("case_id") or case_id_of(image))
-    for file in (image, label, ignore):
+    for file in (image, label, ignore, faint):
         if file is not None and not file.is_file():
             raise CaseNotFoundError(
                 case_id,
@@ -361,12 +364,12 @@ def _case(row: dict[str, Any], path: Path) -> Case:
             )
     modality = as_modality(row.get("modality") or "ct", path)
     subject = str(row.get("subject_id") or case_id)
-    return Case(case_id, subject, modality, image, label, ignore, str(row.get("stratum") or ""))
+    return Case(case_id, subject, modality, image, label, ignore, str(row.get("stratum") or ""), faint=faint)
 
 
 def _row(case: Case, base: Path) -> dict[str, str]:
     row = {"case_id": case.case_id, "subject_id": case.subject_id, "modality": case.modality}
-    for key, file in (("image", case.image), ("label", case.label), ("ignore", case.ignore)):
+    for key, file in (("image", case.image), ("label", case.label), ("ignore", case.ignore), ("faint", case.faint)):
         if file is not None:
             row[key] = Path(os.path.relpath(file, base)).as_posix()
     return row | ({"stratum": case.stratum} if case.stratum else {})

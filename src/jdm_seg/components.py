@@ -93,6 +93,54 @@ class LesionVoxels:
         return np.split(indices[order], ends[:-1]) if self.count else []
 
 
+@dataclass(frozen=True)
+class LesionRule:
+    """Which of the lesions that a model finds are kept.
+
+    A single voxel over the threshold, or a shadow that never becomes likely, is more often noise than a deposit.
+
+    Attributes:
+        min_volume_mm3: Smaller ones are dropped.
+        min_peak: Those whose most probable voxel is below this are dropped; 0 to 1.
+    """
+
+    min_volume_mm3: float = 0.0
+    min_peak: float = 0.0
+
+    @property
+    def keeps_all(self) -> bool:
+        """Whether there is nothing to drop."""
+        return self.min_volume_mm3 <= 0 and self.min_peak <= 0
+
+    def kept(self, lesions: LesionVoxels, probability: NDArray[Any], spacing: Spacing) -> NDArray[np.bool_]:
+        """Tell which lesions stay, shape (count,).
+
+        Args:
+            lesions: All of them.
+            probability: Of each lesion voxel, shape (N,).
+            spacing: Voxel size in mm.
+        """
+        peak = np.zeros(lesions.count + 1)
+        np.maximum.at(peak, lesions.numbers, probability)
+        large = lesions.sizes_vox * float(np.prod(spacing)) >= self.min_volume_mm3 * (1 - 1e-6)
+        sure: NDArray[np.bool_] = large & (peak[1:] >= self.min_peak)
+        return sure
+
+    def clear(self, mask: NDArray[np.bool_], probability: Any, spacing: Spacing) -> None:
+        """Drop lesions from a mask, in place.
+
+        Args:
+            mask: Shape (X, Y, Z).
+            probability: Of the same shape; only asked for at the voxels of the mask.
+            spacing: Voxel size in mm.
+        """
+        if self.keeps_all or not mask.any():
+            return
+        lesions = find_lesions(mask, spacing)
+        kept = self.kept(lesions, probability[tuple(lesions.indices.T)], spacing)
+        mask[tuple(lesions.indices[~kept[lesions.numbers - 1]].T)] = False
+
+
 def find_lesions(
     mask: NDArray[Any],
     spacing: Spacing,

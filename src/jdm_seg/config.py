@@ -50,6 +50,7 @@ class SynthesizeConfig:
     """A synthetic data set that is made where ``data.root`` has none."""
 
     preset: str = "smoke"
+    """Kind of case, or several joined by ``+`` that take turns."""
     cases: int = 24
     seed: int = 0
     validation: float = 0.15
@@ -99,6 +100,11 @@ class DataConfig:
     hard_share: float = 0.25
     """Share of the patches without a deposit in their middle that are placed on something bright instead of anywhere:
     bone ends, contrast, metal. These are what networks take for calcium."""
+    by_size: bool = False
+    """Visit cases in proportion to the square root of their size, rather than alike: a chest holds more than a calf."""
+    skeleton: bool = False
+    """CT: label bone as a second class, found by CT number and shape. It fills a hundred times more voxels than
+    deposits and is what they are mistaken for. The network needs three classes (``network.out_channels=3``)."""
     workers: int = 0
     repeat_one: bool = False
     """Give one patch again and again, to tell what a step costs without its data."""
@@ -194,15 +200,21 @@ class InferenceConfig:
         overlap: Least share of a window shared with its neighbour, 0 to below 1.
         batch_size: Windows at once.
         threshold: Probability from which a voxel counts; export calibrates it.
+        min_lesion_mm3: Smaller lesions are dropped.
+        min_peak: Lesions of which no voxel has this probability are dropped; export calibrates it.
     """
 
     roi_size: tuple[int, int, int] | None = None
     overlap: float = 0.25
     batch_size: int = 1
     threshold: float = 0.5
+    min_lesion_mm3: float = 0.0
+    min_peak: float = 0.0
 
     def __post_init__(self) -> None:
         """Check ranges."""
+        _check(self.min_lesion_mm3 >= 0, "inference.min_lesion_mm3", "0 or more", self.min_lesion_mm3)
+        _check(0 <= self.min_peak < 1, "inference.min_peak", "0 to below 1", self.min_peak)
         if self.roi_size is not None:
             self.roi_size = _triple(self.roi_size, "inference.roi_size")
         _check(0 <= self.overlap < 1, "inference.overlap", "0 to below 1", self.overlap)

@@ -12,7 +12,7 @@ import numpy as np
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
-from jdm_seg.cache import CaseCache, read_sample
+from jdm_seg.cache import CaseCache, read_sample, sample_size
 from jdm_seg.cases import Case, as_modality, check_disjoint, find_scans, manifest_path, read_manifest, split_by_subject
 from jdm_seg.config import AugmentConfig, DataConfig, PreprocessConfig
 from jdm_seg.errors import CaseNotFoundError, InputError
@@ -115,9 +115,9 @@ class CaseDataModule(LightningDataModule):
     def _caches(self) -> tuple[CaseCache, CaseCache]:
         """Return the caches of labelled cases and of scans."""
         settings = self.preprocess
-        root = Path(self.config.cache)
+        root, bone = Path(self.config.cache), self.config.skeleton
         return (
-            CaseCache(root, LoadCase(settings), ["labelled", settings]),
+            CaseCache(root, LoadCase(settings, skeleton=bone), ["labelled", settings, *(["skeleton"] if bone else [])]),
             CaseCache(root, LoadCase(settings, host=True), ["scans", settings]),
         )
 
@@ -133,10 +133,11 @@ class CaseDataModule(LightningDataModule):
             config.patch_size, config.foreground_share, air_value(self.preprocess), hard_share=config.hard_share
         )
         finish = [Normalized(), *build_augment(self.augment, spacing)]
-        insert = InsertCalcinosisd(spacing, probability=config.foreground_share, modality=modality)
+        share = config.foreground_share
+        insert = InsertCalcinosisd(spacing, probability=share, modality=modality, skeleton=config.skeleton)
         drawn = [crop, insert, *finish]
         sources = [
-            Source(folders, transforms, share if folders else 0.0)
+            Source(_by_size(folders) if config.by_size else folders, transforms, share if folders else 0.0)
             for folders, transforms, share in (
                 (scans.prepare(training.scans), drawn, config.mix.inserted),
                 (labelled.prepare(training.labelled), [crop, *finish], config.mix.labelled),
@@ -227,6 +228,13 @@ class _Scans(Dataset[dict[str, Any]]):
             folder, transform = self.members[number]
             self._made[number] = transform(read_sample(folder))
         return self._made[number]
+
+
+def _by_size(folders: Sequence[Path]) -> list[Path]:
+    """Return the folders, each as often as the square root of its case's size over the smallest says."""
+    sizes = np.sqrt([sample_size(folder) for folder in folders])
+    times = np.maximum(1, np.round(sizes / sizes.min())).astype(int) if len(sizes) else []
+    return [folder for folder, n in zip(folders, times, strict=True) for _ in range(n)]
 
 
 def _synthetic_root(config: DataConfig) -> str | None:

@@ -14,6 +14,7 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 from jdm_seg.config import instantiate
+from jdm_seg.networks import foreground_logit
 from jdm_seg.synthesis.insert import IGNORE
 
 _FAR = 20.0
@@ -56,10 +57,11 @@ class MultiLevelLoss(nn.Module):
                 F.adaptive_avg_pool3d(t, size) if tuple(t.shape[2:]) != size else t for t in (target, counted)
             )
             counts = known > 0.5
-            silent, background = _background(logits)
-            total = total + weight * self.loss(
-                torch.where(counts, logits.float(), silent), torch.where(counts, here, background)
-            )
+            said = logits.float()
+            if not counts.all():
+                silent, background = _background(logits)
+                said, here = torch.where(counts, said, silent), torch.where(counts, here, background)
+            total = total + weight * self.loss(said, here)
         return total / sum(weights)
 
 
@@ -68,7 +70,7 @@ def _targets(label: Tensor, channels: int) -> tuple[Tensor, Tensor]:
     counted = (label != IGNORE).float()
     known = torch.where(label == IGNORE, 0, label)
     if channels == 1:
-        return (known > 0).float(), counted
+        return (known == 1).float(), counted
     one_hot = F.one_hot(known[:, 0].long(), channels).movedim(-1, 1)
     return one_hot.float(), counted
 
@@ -94,7 +96,14 @@ class ComponentDiceCELoss(nn.Module):
     Source: CC-DiceCE, arXiv 2511.17146; blob loss, Kofler et al., arXiv 2205.08209.
     """
 
-    def __init__(self, weight: float = 0.5, regions: str = "nearest", smooth: float = 1e-5, batch: bool = True) -> None:
+    def __init__(
+        self,
+        weight: float = 0.5,
+        regions: str = "nearest",
+        smooth: float = 1e-5,
+        batch: bool = True,
+        classes: int = 1,
+    ) -> None:
         """Set the parts.
 
         Args:
@@ -102,6 +111,7 @@ class ComponentDiceCELoss(nn.Module):
             regions: ``nearest`` (CC-DiceCE) or ``blob``.
             smooth: Added to numerator and denominator of Dice.
             batch: Whether the first part takes Dice over the whole batch, as a patch without deposits has no Dice.
+            classes: Channels of the logits: 1, or more with 0 as background and 1 as deposits.
         """
         super().__init__()
         if regions not in ("nearest", "blob"):
@@ -111,19 +121,22 @@ class ComponentDiceCELoss(nn.Module):
         self.weight = weight
         self.regions = regions
         self.smooth = smooth
-        self.whole = DiceCELoss(sigmoid=True, batch=batch)
+        self.classes = classes
+        several = classes > 1
+        self.whole = DiceCELoss(sigmoid=not several, softmax=several, include_background=not several, batch=batch)
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Return the loss of (B, 1, X, Y, Z) logits against a soft target of the same shape.
+        """Return the loss of (B, classes, X, Y, Z) logits against a soft target of the same shape.
 
         Raises:
-            ValueError: If there are several channels.
+            ValueError: If there are more or fewer channels.
         """
-        if logits.shape[1] != 1:
-            raise ValueError(f"expected one channel of logits, but got {logits.shape[1]}")
+        if logits.shape[1] != self.classes:
+            raise ValueError(f"expected {self.classes} channels of logits, but got {logits.shape[1]}")
         total: Tensor = self.whole(logits, target)
+        deposit, wanted = (logits, target) if self.classes == 1 else (foreground_logit(logits), target[:, 1:2])
         lesions = [
-            self._lesions(one[0], wanted[0], _components(wanted[0])) for one, wanted in zip(logits, target, strict=True)
+            self._lesions(one[0], truth[0], _components(truth[0])) for one, truth in zip(deposit, wanted, strict=True)
         ]
         found = torch.cat(lesions)
         return total if found.numel() == 0 else (1 - self.weight) * total + self.weight * found.mean()

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from jdm_seg.components import LesionRule
 from jdm_seg.config import PreprocessConfig, plain, preprocess_from
 from jdm_seg.errors import CaseNotFoundError, InputError
 from jdm_seg.volume import write_text
@@ -40,6 +41,8 @@ class ModelSpec:
         network: ``_target_`` and arguments that rebuild the network in torch.
         labels: Meaning of mask values.
         training_data: What it was trained on, in words.
+        min_lesion_mm3: Smaller lesions are dropped.
+        min_peak: Lesions of which no voxel has this probability are dropped.
         weights: How the network is stored: ``f32``, or ``f16`` for half the size; it computes in f32 either way.
         calibration: How temperature and threshold were found: data, figures before and after.
         parity: How far engines agree with the trained network, measured at export; ``parity.json`` has all of it.
@@ -55,9 +58,16 @@ class ModelSpec:
     training_data: str = ""
     temperature: float = 1.0
     flip_axes: str = "xyz"
+    min_lesion_mm3: float = 0.0
+    min_peak: float = 0.0
     weights: str = "f32"
     calibration: dict[str, Any] = field(default_factory=dict)
     parity: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def rule(self) -> LesionRule:
+        """Which lesions are kept."""
+        return LesionRule(self.min_lesion_mm3, self.min_peak)
 
     def offers(self, engine: str, precision: str) -> bool | None:
         """Tell whether an engine passed parity in a precision when the model was exported; None: not measured then."""

@@ -12,6 +12,7 @@ from lightning import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
+from jdm_seg.components import LesionRule
 from jdm_seg.config import instantiate
 from jdm_seg.inference.sliding_window import predict_logits
 from jdm_seg.losses import build_loss
@@ -55,7 +56,7 @@ class SegmentationModule(LightningModule):
             loss: The same.
             optimizer: The same.
             preprocess: Plain values of ``PreprocessConfig``.
-            inference: ``roi_size``, ``overlap``, ``batch_size``, ``threshold``.
+            inference: ``roi_size``, ``overlap``, ``batch_size``, ``threshold``, ``min_lesion_mm3``, ``min_peak``.
             evaluation: Arguments of ``LesionProtocol``.
             warmup_steps: Steps over which the learning rate rises.
             schedule: How it falls to zero after that: ``cosine``, ``poly`` (power 0.9, as in nnU-Net), or ``constant``.
@@ -64,6 +65,7 @@ class SegmentationModule(LightningModule):
         self.save_hyperparameters()
         self.network = build_network(network)
         self.loss = build_loss(loss)
+        self._rule = LesionRule(inference.get("min_lesion_mm3", 0.0), inference.get("min_peak", 0.0))
         self._scores: list[tuple[float, int, int, int]] = []
 
     def forward(self, image: Tensor) -> Tensor:
@@ -95,6 +97,7 @@ class SegmentationModule(LightningModule):
         counted = (batch["label"][0, 0] != IGNORE).cpu().numpy()
         threshold = window["threshold"]
         prediction = (logits > math.log(threshold / (1 - threshold))).cpu().numpy() & counted
+        self._rule.clear(prediction, torch.sigmoid(logits).cpu().numpy(), tuple(self.hparams["preprocess"]["spacing"]))
         reference = (batch["label"][0, 0] == 1).cpu().numpy()
         self._scores.append(self._score(prediction, reference))
         return {"prediction": prediction}

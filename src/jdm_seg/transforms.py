@@ -10,6 +10,7 @@ import monai.transforms as mt
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from jdm_seg.cases import Case, as_modality
 from jdm_seg.config import AugmentConfig, PreprocessConfig
@@ -18,13 +19,15 @@ from jdm_seg.model_grid import intensity_range as intensity_range
 from jdm_seg.model_grid import normalize as normalize
 from jdm_seg.model_grid import preprocess as preprocess
 from jdm_seg.model_grid import preprocess_label as preprocess_label
-from jdm_seg.synthesis.insert import HOST_KEYS, IGNORE, host_arrays
+from jdm_seg.synthesis.anatomy.tissue import Tissue
+from jdm_seg.synthesis.insert import HOST_KEYS, IGNORE, SKELETON, estimate_tissue, host_arrays
 from jdm_seg.volume import Spacing, read_volume
 
 FloatArray = NDArray[np.float32]
 _LESION_POINTS = 64
 _HARD_HU = 150.0
 """Brighter than blood and muscle in every scan without contrast."""
+_SOFT_HU = 40.0
 _HARD_BLOCK = 16
 """Voxels."""
 
@@ -38,10 +41,11 @@ class LoadCase(mt.Transform):  # type: ignore[misc]
     with ``host=True`` also what insertion needs, by :data:`~jdm_seg.synthesis.insert.HOST_KEYS`.
     """
 
-    def __init__(self, config: PreprocessConfig, *, host: bool = False) -> None:
-        """Set the preprocessing, and whether deposits will be inserted."""
+    def __init__(self, config: PreprocessConfig, *, host: bool = False, skeleton: bool = False) -> None:
+        """Set the preprocessing, whether deposits will be inserted, and whether bone gets a label (CT)."""
         self.config = config
         self.host = host
+        self.skeleton = skeleton and config.modality == "ct"
 
     def __call__(self, case: Case) -> dict[str, Any]:
         """Read and preprocess one case; see the class for the keys."""
@@ -52,10 +56,13 @@ class LoadCase(mt.Transform):  # type: ignore[misc]
             mask = read_volume(case.label)
             scan.check_same_grid(mask)
             label = preprocess_label(mask, placement)
-        if case.ignore is not None:
-            zone = read_volume(case.ignore)
-            scan.check_same_grid(zone, "ignore zone")
-            label[preprocess_label(zone, placement) > 0] = IGNORE
+        for path in (case.ignore, case.faint):
+            if path is not None:
+                zone = read_volume(path)
+                scan.check_same_grid(zone, "ignore zone")
+                label[preprocess_label(zone, placement) > 0] = IGNORE
+        if self.skeleton:
+            label[(label == 0) & _bone(image, label == 1, self.config.spacing)] = SKELETON
         sample = {
             "case_id": case.case_id,
             "image": image[None],
@@ -68,6 +75,13 @@ class LoadCase(mt.Transform):  # type: ignore[misc]
         return sample | (
             host_arrays(image, self.config.spacing, as_modality(self.config.modality)) if self.host else {}
         )
+
+
+def _bone(image: FloatArray, deposits: NDArray[np.bool_], spacing: Spacing) -> NDArray[np.bool_]:
+    """Find the skeleton of a labelled scan. Deposits, some as dense and as large as bone, are painted over first."""
+    hidden = np.where(ndimage.binary_dilation(deposits, iterations=2), _SOFT_HU, image) if deposits.any() else image
+    bone: NDArray[np.bool_] = estimate_tissue(hidden, spacing) == Tissue.CORTEX
+    return bone
 
 
 def _lesion_points(label: NDArray[np.uint8]) -> NDArray[np.int32]:
@@ -88,7 +102,7 @@ def _hard_points(image: FloatArray, label: NDArray[np.uint8], modality: str) -> 
     """
     if modality != "ct":
         return np.zeros((0, 3), np.int32)
-    where = np.argwhere((image > _HARD_HU) & (label == 0))
+    where = np.argwhere((image > _HARD_HU) & ((label == 0) | (label == SKELETON)))
     where = np.random.default_rng(0).permutation(where)
     _, first = np.unique(where // _HARD_BLOCK, axis=0, return_index=True)
     return where[first].astype(np.int32)

@@ -9,6 +9,7 @@ import pytest
 from scipy.special import expit, logit
 from sklearn.metrics import brier_score_loss, log_loss
 
+from jdm_seg.components import LesionRule
 from jdm_seg.export.calibration import (
     BINS,
     ScanLogits,
@@ -101,14 +102,40 @@ def scan_of(*blobs: tuple[int, float, bool]) -> ScanLogits:
 def test_lesions_at_each_threshold_by_hand():
     """Deposits said with 0.9 and 0.3, a false one with 0.6."""
     scan = scan_of((4, 0.9, True), (14, 0.3, True), (24, 0.6, False))
-    counts = lesion_scores([scan, scan], PLAIN, 1.0, [0.2, 0.5, 0.8, 0.95])
+    cuts = [(threshold, LesionRule()) for threshold in (0.2, 0.5, 0.8, 0.95)]
+    counts = lesion_scores([scan, scan], PLAIN, 1.0, cuts)
     assert [(c.tp, c.fp, c.fn) for c in counts] == [(4, 2, 0), (2, 2, 2), (2, 0, 2), (0, 0, 4)]
+
+
+def test_lesions_that_never_become_likely_are_dropped_as_told():
+    scan = scan_of((4, 0.9, True), (14, 0.3, True), (24, 0.6, False))
+    size = float((scan.label[:10] == 1).sum() * np.prod(scan.spacing))
+    cuts = [(0.2, LesionRule(min_peak=0.5)), (0.2, LesionRule(min_peak=0.7))]
+    cuts += [(0.2, LesionRule(min_volume_mm3=size)), (0.2, LesionRule(min_volume_mm3=size * 1.01))]
+    counts = lesion_scores([scan], PLAIN, 1.0, cuts)
+    assert [(c.tp, c.fp, c.fn) for c in counts] == [(1, 1, 1), (1, 0, 1), (2, 1, 0), (0, 0, 2)]
+
+
+def test_a_peak_is_asked_for_where_it_parts_true_from_false():
+    """True lesions fade towards their border; false ones are pale all over: no threshold parts them as well."""
+    logits = np.full((60, 9, 9), -8.0, np.float32)
+    label = np.zeros(logits.shape, np.uint8)
+    for x in (5, 20, 35):
+        logits[x - 3 : x + 4, 2:7, 2:7] = logit(0.6)
+        logits[x, 4, 4] = logit(0.99)
+        label[x - 3 : x + 4, 2:7, 2:7] = 1
+    for x in (12, 27, 42, 50):
+        logits[x : x + 2, 2:7, 2:7] = logit(0.75)
+    found = calibrate([ScanLogits(logits, label, np.ones(label.shape, bool), (1.0, 1.0, 1.0))], PLAIN)
+    assert found.lesion_f1 == 1.0
+    assert found.min_peak > found.threshold
+    assert found.lesion_f1_default < 1.0
 
 
 def test_ignored_voxels_are_neither_found_nor_false():
     scan = scan_of((4, 0.9, True), (24, 0.6, False))
     ignored = ScanLogits(scan.logits, scan.label, scan.logits < logit(0.7), scan.spacing)
-    assert [(c.tp, c.fp, c.fn) for c in lesion_scores([ignored], PLAIN, 1.0, [0.5])] == [(0, 1, 0)]
+    assert [(c.tp, c.fp, c.fn) for c in lesion_scores([ignored], PLAIN, 1.0, [(0.5, LesionRule())])] == [(0, 1, 0)]
 
 
 def test_the_calibrated_threshold_parts_true_from_false():

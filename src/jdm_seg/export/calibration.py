@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import edt
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
+from jdm_seg.components import LesionRule
 from jdm_seg.metrics.lesion import LesionCounts, find_both, match_lesions
 from jdm_seg.metrics.protocol import LesionProtocol
 from jdm_seg.volume import Grid, Spacing
@@ -29,6 +30,8 @@ OPEN_PROBABILITY = 0.01
 TEMPERATURES = (0.25, 4.0)
 """Bounds of the fit: beyond them a model wants more training, not another scale (assumed)."""
 THRESHOLDS = (0.01, 0.02, *(round(0.05 * i, 2) for i in range(1, 20)), 0.98, 0.99)
+PEAKS = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)
+"""What the most probable voxel of a lesion may have to reach."""
 MATCHED_IOU = 0.1
 """Intersection over union from which a lesion is found, one to one. Under the touching rule of reports one lesion that
 fills the body finds all others, and the lowest threshold would win."""
@@ -77,8 +80,9 @@ class Calibration:
     Attributes:
         temperature: Probabilities are sigmoid(logit / temperature).
         threshold: Probability from which a voxel counts: the middle of the plateau.
+        min_peak: Lesions of which no voxel has this probability are dropped.
         plateau: Lowest and highest threshold of the grid whose lesion F1 is as good as the best.
-        lesion_f1: At ``threshold``, pooled over scans; None where no lesion was there or found.
+        lesion_f1: At ``threshold`` and ``min_peak``, pooled over scans; None where no lesion was there or found.
         lesion_f1_default: At the threshold that the model was trained with.
         before: At temperature 1; None where there was nothing to fit.
         after: At ``temperature``.
@@ -89,6 +93,7 @@ class Calibration:
 
     temperature: float
     threshold: float
+    min_peak: float
     plateau: tuple[float, float]
     lesion_f1: float | None
     lesion_f1_default: float | None
@@ -103,13 +108,20 @@ class Calibration:
         return asdict(self)
 
 
-def calibrate(scans: Sequence[ScanLogits], protocol: LesionProtocol, *, default_threshold: float = 0.5) -> Calibration:
-    """Fit temperature, then threshold.
+def calibrate(
+    scans: Sequence[ScanLogits],
+    protocol: LesionProtocol,
+    *,
+    default_threshold: float = 0.5,
+    rule: LesionRule | None = None,
+) -> Calibration:
+    """Fit temperature, then threshold, then what the peak of a lesion must reach.
 
     Args:
         scans: Of cases that the network was not trained on.
         protocol: How lesions are counted.
         default_threshold: Kept where lesions cannot tell.
+        rule: Which lesions the model was trained to keep.
 
     Returns:
         Temperature 1 where no voxel is open or all are of one class.
@@ -123,13 +135,22 @@ def calibrate(scans: Sequence[ScanLogits], protocol: LesionProtocol, *, default_
             note = "the temperature lies on the bound of its range"
     else:
         note = "no temperature: the scans hold no deposit, or nothing else that could be one"
-    scores = lesion_scores(scans, protocol, temperature, [*THRESHOLDS, default_threshold])
+    rule = rule or LesionRule()
+    cuts = [(threshold, rule) for threshold in (*THRESHOLDS, default_threshold)]
+    scores = lesion_scores(scans, protocol, temperature, cuts)
     default = scores.pop()
     threshold, plateau = choose_threshold(THRESHOLDS, [counts.f1 for counts in scores], default_threshold)
     best = default if threshold == default_threshold else scores[THRESHOLDS.index(threshold)]
+    peaks = [peak for peak in PEAKS if peak > max(threshold, rule.min_peak)]
+    sharper = lesion_scores(scans, protocol, temperature, [(threshold, replace(rule, min_peak=p)) for p in peaks])
+    min_peak = rule.min_peak
+    for peak, counts in zip(peaks, sharper, strict=True):
+        if counts.f1 > best.f1:
+            min_peak, best = peak, counts
     return Calibration(
         temperature=temperature,
         threshold=threshold,
+        min_peak=min_peak,
         plateau=plateau,
         lesion_f1=_finite(best.f1),
         lesion_f1_default=_finite(default.f1),
@@ -197,29 +218,36 @@ def reliability(logits: FloatArray, truth: NDArray[np.bool_]) -> Reliability:
 
 
 def lesion_scores(
-    scans: Sequence[ScanLogits], protocol: LesionProtocol, temperature: float, thresholds: Sequence[float]
+    scans: Sequence[ScanLogits],
+    protocol: LesionProtocol,
+    temperature: float,
+    cuts: Sequence[tuple[float, LesionRule]],
 ) -> list[LesionCounts]:
-    """Count lesions at each threshold, pooled over scans; matched one to one from :data:`MATCHED_IOU`.
+    """Count lesions at each cut, pooled over scans; matched one to one from :data:`MATCHED_IOU`.
 
     Args:
         scans: Shape (X, Y, Z) each.
         protocol: How lesions are formed, and from which size they count.
         temperature: Logits are divided by it.
-        thresholds: Probabilities.
+        cuts: Probability from which voxels count, and which lesions are kept.
 
     Returns:
-        Counts, one a threshold.
+        Counts, one a cut.
     """
-    totals = np.zeros((len(thresholds), 3), dtype=np.int64)
-    cuts = [temperature * math.log(t / (1 - t)) for t in thresholds]
+    totals = np.zeros((len(cuts), 3), dtype=np.int64)
+    if not cuts:
+        return []
+    lowest = min(temperature * math.log(t / (1 - t)) for t, _ in cuts)
     for scan in scans:
         deposit = (scan.label == 1) & scan.counted
-        box = _box_of(deposit | ((scan.logits > min(cuts)) & scan.counted))
+        box = _box_of(deposit | ((scan.logits > lowest) & scan.counted))
         logits, counted, label = scan.logits[box], scan.counted[box], deposit[box]
         x, y, z = label.shape
         grid = Grid((x, y, z), np.diag([*scan.spacing, 1.0]))
-        for row, cut in enumerate(cuts):
-            prediction, reference = find_both((logits > cut) & counted, label, scan.spacing, protocol)
+        for row, (threshold, rule) in enumerate(cuts):
+            mask = (logits > temperature * math.log(threshold / (1 - threshold))) & counted
+            rule.clear(mask, _Probability(logits, temperature), scan.spacing)
+            prediction, reference = find_both(mask, label, scan.spacing, protocol)
             matched = match_lesions(prediction, reference, grid, protocol)
             counts = matched.rematched(MATCHED_IOU, one_to_one=True).count()
             totals[row] += (counts.tp, counts.fp, counts.fn)
@@ -251,6 +279,17 @@ def choose_threshold(
     while high + 1 < len(good) and good[high + 1]:
         high += 1
     return thresholds[(low + high) // 2], (thresholds[low], thresholds[high])
+
+
+@dataclass(frozen=True)
+class _Probability:
+    """Probabilities of the voxels that are asked for, and of no others."""
+
+    logits: NDArray[np.float32]
+    temperature: float
+
+    def __getitem__(self, indices: Any) -> NDArray[np.float64]:
+        return _sigmoid(self.logits[indices] / self.temperature)
 
 
 def _nll(logits: FloatArray, truth: NDArray[np.bool_]) -> float:

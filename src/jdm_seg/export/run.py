@@ -147,6 +147,8 @@ def _spec_of(module: SegmentationModule, record: dict[str, Any], run: Path, opti
         patch_size=tuple(hparams["inference"]["roi_size"]),
         overlap=hparams["inference"]["overlap"],
         threshold=hparams["inference"]["threshold"],
+        min_lesion_mm3=hparams["inference"].get("min_lesion_mm3", 0.0),
+        min_peak=hparams["inference"].get("min_peak", 0.0),
         network=hparams["network"],
         training_data=_training_data(run, config["data"]),
         # a body's left and right look alike; its other sides only to a network that has seen it mirrored
@@ -182,6 +184,7 @@ def _write_model(
         model.spec,
         temperature=calibration.temperature,
         threshold=calibration.threshold,
+        min_peak=calibration.min_peak,
         calibration={**calibration.describe(), "data": sorted({scan.origin for scan in scans})},
     )
     model = ModelFolder(model.path, spec)
@@ -287,7 +290,8 @@ def _calibrate(model: ModelFolder, module: SegmentationModule, scans: list[Valid
         for scan in scans
     ]
     hparams: Any = module.hparams
-    return calibrate(said, LesionProtocol(**hparams["evaluation"]), default_threshold=spec.threshold)
+    protocol = LesionProtocol(**hparams["evaluation"])
+    return calibrate(said, protocol, default_threshold=spec.threshold, rule=spec.rule)
 
 
 def _stamp_of(spec: ModelSpec, weights: str) -> dict[str, str]:

@@ -111,6 +111,7 @@ class EnsemblePredictor:
             del said, places
         assert total is not None
         mask = total > self.threshold
+        self.members[0].model.spec.rule.clear(mask, total, scan.spacing)
         lowest = self.threshold if self.settings.keep_from is None else min(self.threshold, self.settings.keep_from)
         total[total < lowest] = 0
         return ScanPrediction(mask, SparseArray.of(total), seconds)

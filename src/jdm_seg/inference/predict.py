@@ -162,6 +162,8 @@ class ScanPredictor:
             "device": self.settings.device,
             "precision": self.settings.precision,
             "threshold": self.threshold,
+            "min_lesion_mm3": spec.min_lesion_mm3,
+            "min_peak": spec.min_peak,
             "temperature": spec.temperature,
             "tta": self._flips,
             "overlap": self._overlap,
@@ -207,7 +209,9 @@ class ScanPredictor:
                 with clock.stage("back_to_scan"):
                     found.add(logits)
         with clock.stage("back_to_scan"):
-            mask, probability = scan.from_canonical(found.mask), found.probability.from_canonical(scan)
+            likely = found.probability
+            spec.rule.clear(found.mask, likely, scan.to_canonical().spacing)
+            mask, probability = scan.from_canonical(found.mask), likely.from_canonical(scan)
         return ScanPrediction(mask, probability, clock.seconds)
 
     def _batch_size(self, scan: Volume, placement: Placement) -> int:

@@ -55,9 +55,10 @@ class CasePlan:
 
     def case_in(self, out: Path) -> Case:
         """Return the case as it lies, or will lie, in a data set's folder."""
-        image, label, ignore = (out / name / f"{self.case_id}.nii.gz" for name in ("images", "labels", "ignore"))
-        zone = ignore if ignore.is_file() else None
-        return Case(self.case_id, self.subject_id, self.modality, image, label, zone, self.stratum)
+        folders = ("images", "labels", "ignore", "faint")
+        image, label, *others = (out / name / f"{self.case_id}.nii.gz" for name in folders)
+        ignore, faint = (path if path.is_file() else None for path in others)
+        return Case(self.case_id, self.subject_id, self.modality, image, label, ignore, self.stratum, faint=faint)
 
 
 def synthesize_dataset(
@@ -76,7 +77,8 @@ def synthesize_dataset(
     """Write a labelled data set: ``images/``, ``labels/``, ``datalist.json``, and what else is known of every case.
 
     ``instances/`` numbers the deposits as ``records/`` does; ``anatomy/`` holds tissue codes of procedural bodies,
-    ``oedema/`` a second label of STIR, ``ignore/`` what neither teaches nor counts in a real scan with deposits.
+    ``oedema/`` a second label of STIR, ``ignore/`` what neither teaches nor counts in a real scan with deposits,
+    ``faint/`` deposits of procedural bodies that nobody can see: they count and do not teach.
     ``contact_sheet.png`` shows the first cases.
 
     Cases that are complete already are kept, so an interrupted run goes on where it stopped.
@@ -86,7 +88,7 @@ def synthesize_dataset(
         modality: ``ct`` or ``stir``.
         cases: Number of cases.
         seed: Same seed, same bytes, whatever ``workers`` is.
-        preset: Name in :data:`PRESETS`.
+        preset: Name in :data:`PRESETS`, or several joined by ``+`` that take turns.
         backgrounds: Folder of unlabelled scans to insert deposits in, used in turn; None for procedural bodies.
         workers: Processes.
         validation: Share of the subjects, taken from the end.
@@ -103,7 +105,7 @@ def synthesize_dataset(
     _check_same_origin(out, origin)
     if cases < 1:
         raise InputError("cases", expected="at least 1", found=str(cases), remedy="ask for one or more cases")
-    settings = preset_of(modality, preset)
+    settings = [preset_of(modality, name) for name in preset.split("+")]
     scans = find_scans(backgrounds, modality) if backgrounds is not None else []
     name = "inserted" if scans else preset
     plans = []
@@ -111,7 +113,8 @@ def synthesize_dataset(
         scan = scans[number % len(scans)] if scans else None
         case_id = f"{modality}-{name}-s{seed}-{number:04d}"
         subject = f"background-{number % len(scans):03d}" if scans else case_id
-        plans.append(CasePlan(case_id, subject, modality, settings, (seed, number), scan.image if scan else None))
+        image = scan.image if scan else None
+        plans.append(CasePlan(case_id, subject, modality, settings[number % len(settings)], (seed, number), image))
     write_cases(out, plans, workers=workers, on_case=on_case)
     manifest = _by_split([plan.case_in(out) for plan in plans], validation, testing)
     write_listing(out, manifest, modality, {**origin, "cases": cases})
@@ -273,6 +276,7 @@ def _write_case(job: tuple[Path, CasePlan]) -> str:
         ("anatomy", case.anatomy),
         ("oedema", case.oedema),
         ("ignore", case.ignore),
+        ("faint", case.faint),
     ):
         if array is not None:
             write_volume(out / folder / f"{plan.case_id}.nii.gz", array, grid)

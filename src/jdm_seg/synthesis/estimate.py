@@ -38,6 +38,9 @@ _ISLAND_MM3 = 60.0
 _DEEP_MM = 15.0
 _TRUNK_Z_MM = 40.0
 _STIR_SMOOTH_MM = 1.6
+_CONTRAST_MM3 = 2000.0
+"""More than this in one piece, deep in the trunk, is contrast medium in bowel, vessels, heart or kidneys; calcified
+walls of vessels are smaller."""
 _WALL_MM, _WALL_SHARE = 18.0, 0.42
 """Wall of the trunk: at least so thick, and this share of the deepest point of its slice (assumed)."""
 
@@ -52,7 +55,7 @@ def estimate_tissue(hu: NDArray[Any], spacing: Spacing) -> NDArray[np.uint8]:
     and a voxel of partial volume around. Smaller or evenly bright dense parts become :attr:`Tissue.DENSE`: in a real
     scan nobody knows whether they are vessel calcium, contrast, metal or disease, so nothing is placed there and
     nothing is learnt from them. In slices with lung or gut gas, what lies deeper than the wall of the trunk becomes
-    :attr:`Tissue.ORGAN`.
+    :attr:`Tissue.ORGAN`, also where it is dense and larger than 2 mL: that is contrast medium, and a negative.
 
     Args:
         hu: CT numbers, shape (X, Y, Z), z along the patient.
@@ -84,6 +87,7 @@ def _tissue_of_body(hu: NDArray[Any], body: NDArray[np.bool_], spacing: Spacing)
     if wide.any():
         lung = cc3d.dust(gas, threshold=max(1, int(_LUNG_MM3 / voxel)), connectivity=6, in_place=False) > 0
         _mark_viscera(tissue, gas, wide, lung, bone, depth, spacing)
+        dense = dense & ~_contrast(dense, tissue == Tissue.ORGAN, voxel)
     tissue[body & (depth <= _SKIN_MM)] = Tissue.SKIN
     tissue[gas] = Tissue.GAS
     if wide.any():
@@ -144,6 +148,17 @@ def _small_holes(mask: NDArray[np.bool_], spacing: Spacing) -> NDArray[np.bool_]
     small = np.bincount(holes.ravel()) * spacing[0] * spacing[1] < _HOLE_MM2
     small[0] = False
     result: NDArray[np.bool_] = small[holes]
+    return result
+
+
+def _contrast(dense: NDArray[np.bool_], viscera: NDArray[np.bool_], voxel: float) -> NDArray[np.bool_]:
+    """Return dense parts that are too large for calcium and lie, by more than half, among the organs of the trunk."""
+    parts = cc3d.connected_components(dense, connectivity=6, binary_image=True)
+    sizes = np.bincount(parts.ravel())
+    inside = np.bincount(parts[viscera], minlength=len(sizes))
+    large = (sizes * voxel >= _CONTRAST_MM3) & (inside > 0.5 * sizes)
+    large[0] = False
+    result: NDArray[np.bool_] = large[parts]
     return result
 
 

@@ -37,6 +37,7 @@ from jdm_seg.volume import Spacing
 __all__ = [
     "HOST_KEYS",
     "IGNORE",
+    "SKELETON",
     "InsertCalcinosisd",
     "estimate_stir_tissue",
     "estimate_tissue",
@@ -48,6 +49,8 @@ __all__ = [
     "unclear_in_scan",
 ]
 
+SKELETON = 2
+"""Label of bone where a network learns it beside deposits (``data.skeleton``)."""
 IGNORE = 255
 """Label of voxels that neither teach nor count: dense in the original scan, and nobody knows what they are."""
 HOST_KEYS = ("tissue", "depth_mm", "muscle_mm", "bone_mm", "background")
@@ -55,9 +58,10 @@ HOST_KEYS = ("tissue", "depth_mm", "muscle_mm", "bone_mm", "background")
 SCAN_KEY = "scan_levels"
 """What it needs to know of the scan as a whole: blur in mm for CT (0 unknown); muscle and noise for STIR."""
 
-_VISIBLE_HU = (80.0, 110.0)
-"""A deposit that adds less than the first on average drowns in the noise of a low-dose scan; one that reads less than
-the second is as grey as muscle, vessels and tendons in fat."""
+VISIBLE_HU = 110.0
+"""A deposit that reads less on average is as grey as muscle, vessels and tendons in fat."""
+_VISIBLE_CHANGE_HU = 80.0
+"""One that adds less on average drowns in the noise of a low-dose scan."""
 _VISIBLE_NOISES = 1.5
 """On STIR: a deposit that changes the signal by fewer standard deviations of the noise on average."""
 _SMOOTH_MM = 0.8
@@ -119,7 +123,7 @@ class InsertCalcinosisd(MapTransform, Randomizable):  # type: ignore[misc]
 
     Reads ``image`` (HU or STIR magnitudes, (1, X, Y, Z)) and what :func:`host_arrays` made of the whole scan, cut to
     the same patch; where that is missing it is measured on the patch. Writes ``image`` and ``label`` (0, 1,
-    255 = ignore). A share of patches receives no deposit, so that the network meets negatives.
+    255 = ignore, 2 = bone if asked for). A share of patches receives no deposit, so that the network meets negatives.
     """
 
     def __init__(
@@ -132,6 +136,7 @@ class InsertCalcinosisd(MapTransform, Randomizable):  # type: ignore[misc]
         *,
         modality: Modality = "ct",
         lookalikes: float = 0.5,
+        skeleton: bool = False,
     ) -> None:
         """Set what is constant over patches.
 
@@ -143,6 +148,7 @@ class InsertCalcinosisd(MapTransform, Randomizable):  # type: ignore[misc]
             keys: The image key.
             modality: ``ct`` or ``stir``.
             lookalikes: Share of patches that receive look-alikes; CT only.
+            skeleton: Whether to label bone as :data:`SKELETON`; CT only.
         """
         MapTransform.__init__(self, keys)
         self.spacing = spacing
@@ -151,6 +157,7 @@ class InsertCalcinosisd(MapTransform, Randomizable):  # type: ignore[misc]
         self.priors = priors or Priors(count_mean=4.0)
         self.modality = modality
         self.lookalikes = lookalikes if modality == "ct" else 0.0
+        self.skeleton = skeleton and modality == "ct"
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return a copy of the sample with deposits in its image and a label beside it."""
@@ -166,6 +173,8 @@ class InsertCalcinosisd(MapTransform, Randomizable):  # type: ignore[misc]
         arrays = {key: np.asarray(sample[key])[0] for key in HOST_KEYS}
         host = Host(arrays["tissue"], self.spacing, *(arrays[key] for key in HOST_KEYS[1:4]))
         label = (host.tissue == Tissue.DENSE).view(np.uint8) * np.uint8(IGNORE)
+        if self.skeleton:
+            label[host.tissue == Tissue.CORTEX] = SKELETON
         first, second = np.asarray(sample.get(SCAN_KEY, (0.0, 0.0))).tolist()
         if self.modality == "stir":
             if rng.random() < self.probability:
@@ -179,7 +188,7 @@ class InsertCalcinosisd(MapTransform, Randomizable):  # type: ignore[misc]
                 calcinosis = render_deposits(sample_deposits(host, rng, self.priors), host)
                 path = float(rng.uniform(10, 30))
                 inserted = insert_ct(image, calcinosis, host, acquisition, background=background, path_cm=path)
-                _write_label(label, calcinosis, inserted, image, *_VISIBLE_HU)
+                _write_label(label, calcinosis, inserted, image, _VISIBLE_CHANGE_HU, VISIBLE_HU)
                 image = inserted
         sample[self.keys[0]] = torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))[None]
         sample["label"] = torch.from_numpy(label)[None]
@@ -268,7 +277,7 @@ def unclear_in_scan(
     Returns:
         Mask, uint8 {0, 1}, shape (X, Y, Z).
     """
-    least = _VISIBLE_HU if noise is None else (_VISIBLE_NOISES * noise, 0.0)
+    least = (_VISIBLE_CHANGE_HU, VISIBLE_HU) if noise is None else (_VISIBLE_NOISES * noise, 0.0)
     label = (tissue == Tissue.DENSE).view(np.uint8) * np.uint8(IGNORE)
     _write_label(label, calcinosis, inserted, before, *least)
     ignored: NDArray[np.uint8] = (label == IGNORE).view(np.uint8)

@@ -22,6 +22,7 @@ from jdm_seg.synthesis.deposits.calcinosis import LABEL_RULE, Calcinosis, render
 from jdm_seg.synthesis.deposits.lookalikes import AMBIGUOUS, LookAlike, sample_lookalikes
 from jdm_seg.synthesis.deposits.overlay import render_lookalike
 from jdm_seg.synthesis.deposits.priors import Deposit, Priors
+from jdm_seg.synthesis.insert import VISIBLE_HU
 from jdm_seg.synthesis.stir.acquisition import StirAcquisition, acquire_stir
 from jdm_seg.volume import Spacing
 
@@ -122,6 +123,7 @@ class SyntheticCase:
         affine: Voxel to RAS mm.
         record: Everything drawn, plain values.
         ignore: uint8 {0, 1}: what neither teaches nor counts in a real scan; None for procedural bodies.
+        faint: uint8 {0, 1}: labelled deposits of a procedural body that nobody can see; None where all can be seen.
     """
 
     image: NDArray[np.int16]
@@ -132,6 +134,7 @@ class SyntheticCase:
     affine: NDArray[np.float64]
     record: dict[str, Any]
     ignore: NDArray[np.uint8] | None = None
+    faint: NDArray[np.uint8] | None = None
 
 
 def synthesize_body(modality: Modality, preset: Preset, seed: tuple[int, ...]) -> SyntheticCase:
@@ -207,7 +210,26 @@ def _scan(recipe: Recipe, rendered: RenderedScene) -> SyntheticCase:
         "recipe": asdict(recipe),
         **describe(calcinosis, recipe.spacing, anatomy, recipe.stir),
     }
-    return SyntheticCase(image, calcinosis.label, calcinosis.instances, anatomy, oedema, affine, record)
+    instances = calcinosis.instances
+    faint = _faint(instances, image, record["deposits"], recipe.modality)
+    return SyntheticCase(image, calcinosis.label, instances, anatomy, oedema, affine, record, faint=faint)
+
+
+def _faint(
+    instances: NDArray[np.uint16], image: NDArray[np.int16], rows: list[dict[str, Any]], modality: Modality
+) -> NDArray[np.uint8] | None:
+    """Mark deposits that blur has left no brighter than soft tissue, or that are as dark as what is around on STIR."""
+    if modality == "ct":
+        where = np.nonzero(instances)
+        number = instances[where]
+        least = len(rows) + 1
+        voxels = np.maximum(np.bincount(number, minlength=least), 1)
+        faint = np.bincount(number, weights=image[where], minlength=least) / voxels < VISIBLE_HU
+    else:
+        faint = np.array([False, *(row["contrast"] == "none" for row in rows)])
+    faint[0] = False
+    marked: NDArray[np.uint8] = faint[instances].view(np.uint8)
+    return marked if marked.any() else None
 
 
 def _add_lookalike(item: LookAlike, rendered: RenderedScene) -> None:
