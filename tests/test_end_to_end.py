@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -156,6 +158,28 @@ def test_engines_agree_on_a_whole_scan(model, phantom):
     for engine in masks:
         assert model.spec.parity["engines"][engine]["f32"]["max_logit_difference"] <= LOGIT_TOLERANCE
         assert model.spec.parity["engines"][engine]["f32"]["lesion_f1"] == 1
+
+
+AFTER_TWO_ENGINES = """
+import gc, os, signal, sys
+from jdm_seg.inference.engines import build_engine
+from jdm_seg.model_folder import open_model
+
+engines = [build_engine(open_model(sys.argv[1]), "openvino") for _ in range(2)]
+while engines:
+    del engines[0]
+    gc.collect()
+signal.signal(signal.SIGTERM, lambda *_: print("heard"))
+os.kill(os.getpid(), signal.SIGTERM)
+print("alive")
+"""
+
+
+def test_a_signal_after_several_engines_is_heard(model):
+    """OpenVINO runtimes that end in the order they began leave an unmapped signal stack behind."""
+    command = [sys.executable, "-c", AFTER_TWO_ENGINES, str(model.path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert (done.returncode, done.stdout.split()) == (0, ["heard", "alive"]), done.stderr
 
 
 def test_a_model_folder_is_all_that_inference_needs(model, tmp_path, phantom):

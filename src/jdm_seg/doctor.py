@@ -185,9 +185,9 @@ def _convolve_onnxruntime(volume: NDArray[np.float32], kernel: NDArray[np.float3
 
 
 def _convolve_openvino(volume: NDArray[np.float32], kernel: NDArray[np.float32]) -> Any:
-    import openvino
+    from jdm_seg.inference.engines import openvino_core
 
-    core = openvino.Core()
+    core = openvino_core()
     compiled = core.compile_model(core.read_model(_graph(kernel)), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return compiled(volume[None, None])[0]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.util import find_spec
 from typing import Any, Literal, cast, get_args
 
@@ -259,16 +260,26 @@ def execution_providers(device: str, available: list[str]) -> list[tuple[str, di
     return [*chosen[kind], ("CPUExecutionProvider", {})]
 
 
-def _openvino_engine(model: ModelFolder, precision: str) -> Predictor:
-    import openvino as ov
+@lru_cache(maxsize=1)
+def openvino_core() -> Any:
+    """Return the one OpenVINO runtime of this process.
 
+    Each gives the thread a signal stack of its own and unmaps it when it goes. Two that do not go in reverse order
+    leave a stack that is no longer there, and the next signal (Ctrl-C, SIGTERM) ends the process without a word.
+    """
+    import openvino
+
+    return openvino.Core()
+
+
+def _openvino_engine(model: ModelFolder, precision: str) -> Predictor:
     settings: dict[str, Any] = {
         # a must: on CPUs with AMX or AVX512-BF16 the default silently is bf16
         "INFERENCE_PRECISION_HINT": precision,
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
     }
-    core = ov.Core()
+    core = openvino_core()
     compiled = core.compile_model(core.read_model(centred_before_norms(model.onnx)), "CPU", settings)
 
     def predict(windows: Tensor) -> Tensor:
