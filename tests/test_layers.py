@@ -124,6 +124,7 @@ ORDER = (
     "model_grid",
     "transforms",
     "networks",
+    "plan",
     "losses",
     "cache",
     "patches",

@@ -113,9 +113,10 @@ class DataConfig:
         """Check ranges."""
         _check(0 <= self.hard_share <= 1, "data.hard_share", "0 to 1", self.hard_share)
         self.patch_size = _triple(self.patch_size, "data.patch_size")
-        _check(all(n > 0 and n % 8 == 0 for n in self.patch_size), "data.patch_size", "multiples of 8", self.patch_size)
+        whole = all(n > 0 and n % 8 == 0 for n in self.patch_size) or not any(self.patch_size)
+        _check(whole, "data.patch_size", "multiples of 8, or zeros to be planned", self.patch_size)
         _check(0 <= self.foreground_share <= 1, "data.foreground_share", "0 to 1", self.foreground_share)
-        _check(self.batch_size >= 1, "data.batch_size", "at least 1", self.batch_size)
+        _check(self.batch_size >= 0, "data.batch_size", "at least 1, or 0 to be planned", self.batch_size)
         enough = self.patches_per_epoch >= self.batch_size
         _check(enough, "data.patches_per_epoch", "at least data.batch_size", self.patches_per_epoch)
         _check(self.workers >= 0, "data.workers", "0 or more", self.workers)
@@ -156,7 +157,8 @@ class PreprocessConfig:
     def __post_init__(self) -> None:
         """Check ranges."""
         self.spacing = _triple(self.spacing, "preprocess.spacing")
-        _check(all(s > 0 for s in self.spacing), "preprocess.spacing", "positive mm", self.spacing)
+        given = all(s > 0 for s in self.spacing) or not any(self.spacing)
+        _check(given, "preprocess.spacing", "positive mm, or zeros to be planned", self.spacing)
         _check(self.modality in ("ct", "stir"), "preprocess.modality", "ct or stir", self.modality)
         _check(self.order in (1, 3), "preprocess.order", "1 (linear) or 3 (cubic)", self.order)
 

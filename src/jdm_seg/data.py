@@ -80,6 +80,11 @@ class CaseDataModule(LightningDataModule):
             testing=made.testing,
         )
 
+    def training_cases(self) -> list[Case]:
+        """Make the synthetic data set if one is asked for, and return what is trained on; nothing is prepared yet."""
+        self._synthesize()
+        return self._members()[0].all
+
     def split(self) -> tuple[list[Case], list[Case]]:
         """Return training and validation cases, by the manifest's splits or else by fold.
 

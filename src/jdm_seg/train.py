@@ -33,6 +33,7 @@ from jdm_seg.inference.engines import torch_weights
 from jdm_seg.model_folder import open_model
 from jdm_seg.module import SegmentationModule
 from jdm_seg.networks import as_levels
+from jdm_seg.plan import fingerprint, free_memory, is_open, plan
 from jdm_seg.provenance import describe_run, now, sha256_of
 from jdm_seg.volume import write_text
 
@@ -40,6 +41,7 @@ log = logging.getLogger(__name__)
 
 CHECKPOINTS = LAST_CHECKPOINT.parent.name
 METRICS = "metrics.csv"
+PLAN = "plan.json"
 
 
 def train(config: TrainConfig, run_dir: Path) -> Path:
@@ -61,6 +63,7 @@ def train(config: TrainConfig, run_dir: Path) -> Path:
     weights = None
     if config.init is not None:
         config, weights = begin_with(config)
+    config, planned = _planned(config)
     inference = replace(config.inference, roi_size=config.inference.roi_size or config.data.patch_size)
     module = SegmentationModule(
         network=config.network,
@@ -97,6 +100,8 @@ def train(config: TrainConfig, run_dir: Path) -> Path:
         facts["splits_sha256"] = _write_inputs(run_dir, config, training, validation)
         write_text(run_dir / "run.json", json.dumps({**facts, "status": "running"}, indent=1) + "\n")
         _keep_earlier_metrics(run_dir)
+        if planned is not None:
+            write_text(run_dir / PLAN, json.dumps(planned, indent=1) + "\n")
     trainer = _build_trainer(config, run_dir)
     # weights_only: the checkpoint holds plain values, so nothing in it can run code
     status = "interrupted"
@@ -111,6 +116,16 @@ def train(config: TrainConfig, run_dir: Path) -> Path:
             facts |= _outcome(trainer, module, status)
             write_text(run_dir / "run.json", json.dumps(facts, indent=1) + "\n")
     return run_dir
+
+
+def _planned(config: TrainConfig) -> tuple[TrainConfig, dict[str, Any] | None]:
+    """Fill in what the config leaves open, from the data set and the memory at hand."""
+    if not is_open(config):
+        return config, None
+    cases = CaseDataModule(config.data, config.preprocess, config.augment, config.seed).training_cases()
+    config, planned = plan(config, fingerprint(cases), free_memory(config.trainer.accelerator))
+    log.info("planned for %d cases: %s", len(cases), ", ".join(f"{k} {v}" for k, v in planned["chosen"].items()))
+    return config, planned
 
 
 def _status(trainer: Trainer, run_dir: Path) -> str:
