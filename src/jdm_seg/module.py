@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -15,12 +16,14 @@ from torch import Tensor
 from jdm_seg.components import LesionRule
 from jdm_seg.config import instantiate
 from jdm_seg.inference.sliding_window import predict_logits
+from jdm_seg.lesions import SIZE_STRATA, equivalent_diameter_mm, size_stratum
 from jdm_seg.losses import build_loss
-from jdm_seg.metrics.lesion import LesionCounts, count_lesions
+from jdm_seg.metrics.lesion import LesionCounts, find_both, match_lesions
 from jdm_seg.metrics.protocol import LesionProtocol
 from jdm_seg.metrics.voxel import dice
 from jdm_seg.networks import as_levels, build_network, foreground_logit
 from jdm_seg.synthesis.insert import IGNORE
+from jdm_seg.volume import Grid
 
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "cosine": lambda left: 0.5 * (1 - math.cos(math.pi * left)),
@@ -34,8 +37,9 @@ class SegmentationModule(LightningModule):
     """Trains a network on patches and validates it on whole scans by the sliding window that ``predict`` uses.
 
     All arguments are plain values, so a checkpoint loads with ``weights_only=True`` and rebuilds itself.
-    Logged: ``train/loss``, ``val/dice``, ``val/lesion_f1``, ``val/lesion_precision``, ``val/lesion_recall``, and as
-    ``val/score`` the mean of F1 and Dice: a progress bar, not a result; results come from ``jdm-seg evaluate``.
+    Logged: ``train/loss``, ``val/dice``, ``val/lesion_f1``, ``val/lesion_precision``, ``val/lesion_recall``, the recall
+    of each stratum of size (``val/recall_over_10_mm``, of all lesions there are), and as ``val/score`` the mean of F1
+    and Dice: a progress bar, not a result; results come from ``jdm-seg evaluate``.
     """
 
     def __init__(
@@ -66,7 +70,7 @@ class SegmentationModule(LightningModule):
         self.network = build_network(network)
         self.loss = build_loss(loss)
         self._rule = LesionRule(inference.get("min_lesion_mm3", 0.0), inference.get("min_peak", 0.0))
-        self._scores: list[tuple[float, int, int, int]] = []
+        self._scores: list[tuple[float, ...]] = []
 
     def forward(self, image: Tensor) -> Tensor:
         """Map (B, 1, X, Y, Z) to logits; in training mode with deep supervision to several levels of them."""
@@ -102,18 +106,23 @@ class SegmentationModule(LightningModule):
         self._scores.append(self._score(prediction, reference))
         return {"prediction": prediction}
 
-    def _score(self, prediction: np.ndarray[Any, Any], reference: np.ndarray[Any, Any]) -> tuple[float, int, int, int]:
+    def _score(self, prediction: np.ndarray[Any, Any], reference: np.ndarray[Any, Any]) -> tuple[float, ...]:
+        """Return Dice, true, false and missed lesions, and for each stratum of size found ones and all."""
         protocol = LesionProtocol(**self.hparams["evaluation"])
-        spacing = tuple(self.hparams["preprocess"]["spacing"])
-        counts = count_lesions(prediction, reference, spacing, protocol)
-        return dice(prediction, reference), counts.tp, counts.fp, counts.fn
+        x, y, z = reference.shape
+        grid = Grid((x, y, z), np.diag([*self.hparams["preprocess"]["spacing"], 1.0]))
+        matched = match_lesions(*find_both(prediction, reference, grid.spacing, protocol), grid, protocol)
+        counts, found = matched.count(), matched.reference_found
+        size = np.array([size_stratum(d) for d in equivalent_diameter_mm(matched.reference_mm3)], dtype=object)
+        by_size = [int(n) for stratum in SIZE_STRATA for n in (found[size == stratum].sum(), (size == stratum).sum())]
+        return dice(prediction, reference), counts.tp, counts.fp, counts.fn, *by_size
 
     def on_validation_epoch_end(self) -> None:
         """Log Dice as the mean over scans, and lesion figures pooled over them (steadier with few scans)."""
         scores = self._scores_of_all_ranks()
         if not len(scores):
             return
-        tp, fp, fn = scores[:, 1:].sum(axis=0)
+        tp, fp, fn, *by_size = scores[:, 1:].sum(axis=0)
         counts = LesionCounts(int(tp), int(fp), int(fn))
         defined = scores[np.isfinite(scores[:, 0]), 0]
         figures = {
@@ -122,6 +131,8 @@ class SegmentationModule(LightningModule):
             "val/lesion_precision": counts.precision,
             "val/lesion_recall": counts.recall,
         }
+        for stratum, found, of_all in zip(SIZE_STRATA, by_size[::2], by_size[1::2], strict=True):
+            figures[f"val/recall_{_as_name(stratum)}"] = found / of_all if of_all else math.nan
         # what checkpoints are chosen by: lesions first, outlines among equals; nothing to find is nothing to choose by
         figures["val/score"] = np.nan_to_num(figures["val/lesion_f1"] + figures["val/dice"]) / 2
         self.log_dict({name: float(value) for name, value in figures.items()}, prog_bar=True, batch_size=len(scores))
@@ -148,3 +159,9 @@ class SegmentationModule(LightningModule):
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def _as_name(stratum: str) -> str:
+    """Return a stratum as loggers like names: ``>10 mm`` becomes ``over_10_mm``."""
+    words = (("<", "under_"), (">", "over_"), ("-", "_to_"), (" ", "_"))
+    return functools.reduce(lambda name, pair: name.replace(*pair), words, stratum)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,6 +120,12 @@ class EpochSampler(Sampler[Key]):
         return self.batches * self.batch_size
 
 
+def _leave_signals_to_the_trainer(_: int) -> None:
+    """Let a worker live through what schedulers send to every process of a job: the trainer saves and ends it."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+
+
 class PatchLoader(DataLoader[dict[str, Any]]):
     """A loader that knows where it is, so that a run goes on in the middle of an epoch.
 
@@ -133,6 +140,7 @@ class PatchLoader(DataLoader[dict[str, Any]]):
             sampler=sampler,
             num_workers=workers,
             persistent_workers=workers > 0,
+            worker_init_fn=_leave_signals_to_the_trainer,
             drop_last=True,
         )
         self._given = 0
