@@ -40,6 +40,7 @@ bench: $(STAMP) ## timings, as ratios within one run
 	$(BIN)/python scripts/bench_metrics.py
 	$(BIN)/python scripts/bench_inference.py
 	$(BIN)/python scripts/bench_scan.py
+	$(BIN)/python scripts/bench_training.py
 
 notebooks: $(STAMP) ## build the .ipynb from their .py sources, executed
 	$(BIN)/python scripts/build_notebooks.py
