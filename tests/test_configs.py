@@ -40,7 +40,11 @@ def test_every_experiment_names_itself(name):
 
 
 NETWORKS = [(name, "dice_ce") for group, name in GROUPS if group == "network"]
-LOSSES = [("space_to_depth_unet", name) for group, name in GROUPS if group == "loss"]
+LOSSES = [
+    ("space_to_depth_slim" if name.endswith("_classes") else "space_to_depth_unet", name)
+    for group, name in GROUPS
+    if group == "loss"
+]
 
 
 @pytest.mark.parametrize(("name", "loss"), sorted({*NETWORKS, *LOSSES}))
@@ -50,6 +54,8 @@ def test_every_network_and_every_loss_takes_a_step(name, loss):
     side = 64 if name == "swin_unetr" else 32  # it halves five times, and normalises what is left
     image = torch.randn(1, 1, side, side, side)
     label = (torch.rand(1, 1, side, side, side) > 0.9).to(torch.uint8)
+    if loss.endswith("_classes"):
+        label[..., side // 2 :] *= 2
     value = build_loss(config.loss)(as_levels(network(image)), label)
     value.backward()
     assert torch.isfinite(value)
@@ -69,6 +75,7 @@ def test_every_optimizer_is_built(name):
         (["data.patch_size=[64,64]"], "data.patch_size: expected three values"),
         (["data.patch_size=[64,64,65]"], "data.patch_size: expected multiples of 8"),
         (["preprocess.spacing=[1,1,0]"], "preprocess.spacing: expected positive mm"),
+        (["data.skeleton=true"], "network.out_channels: expected at least 3, for background, deposit and bone"),
         (["preprocess.modality=pet"], "preprocess.modality: expected ct or stir, found 'pet'"),
         (["preprocess.intensity.low=2000"], "preprocess.intensity: expected low below high"),
         (["inference.threshold=1.5"], "inference.threshold: expected between 0 and 1"),

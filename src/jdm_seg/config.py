@@ -309,6 +309,9 @@ class TrainConfig:
         made = self.data.synthesize is not None and self.data.synthesize.root is not None
         some = self.data.root is not None or self.data.backgrounds is not None or made
         _check(self.seed >= 0, "seed", "0 or more", self.seed)
+        channels = int(self.network.get("out_channels", 3))
+        enough = channels >= 3 or not self.data.skeleton
+        _check(enough, "network.out_channels", "at least 3, for background, deposit and bone (data.skeleton)", channels)
         _check(some, "data", "data.root (labelled cases), data.backgrounds (unlabelled scans) or both", "neither")
 
 

@@ -167,6 +167,9 @@ class CropPatchd(mt.MapTransform, mt.Randomizable):  # type: ignore[misc]
 
 
 def _cut(array: NDArray[Any], start: list[int], size: tuple[int, int, int], fill: float) -> NDArray[Any]:
+    if all(0 <= a <= extent - n for a, n, extent in zip(start, size, array.shape[1:], strict=True)):
+        inside = tuple(slice(a, a + n) for a, n in zip(start, size, strict=True))
+        return np.array(array[(slice(None), *inside)], order="C")
     patch = np.full((array.shape[0], *size), fill, array.dtype)
     source, target = [slice(None)], [slice(None)]
     for a, n, extent in zip(start, size, array.shape[1:], strict=True):

@@ -84,7 +84,7 @@ def test_nothing_is_placed_on_the_table():
 
 
 def phantom_trunk():
-    """An elliptic trunk with two lungs, a heart, a spine, a gas-filled loop of gut and an enhanced kidney."""
+    """An elliptic trunk: lungs, heart, spine, gas in a loop of gut, an enhanced kidney, a spot in an artery's wall."""
     x, y, z = np.meshgrid(np.arange(160) - 80, np.arange(120) - 60, np.arange(60), indexing="ij")
     x, y = 2.0 * x, 2.0 * y
     inside = (x / 140) ** 2 + (y / 95) ** 2
@@ -95,6 +95,7 @@ def phantom_trunk():
     hu[upper & (np.hypot(x - 65, y) < 5)] = 40  # a vessel in the lung
     hu[~upper & (np.hypot(x, y - 20) < 12)] = -950
     hu[~upper & (np.hypot(x - 60, y + 20) < 22)] = 210
+    hu[(np.hypot(x + 60, y + 20) < 6) & (z > 8) & (z < 12)] = 220
     spine = np.hypot(x, y + 60)
     hu[spine < 20] = 180
     hu[(spine < 20) & (spine > 15)] = 600
@@ -107,7 +108,8 @@ def test_a_trunk_is_wall_around_organs():
     assert (tissue[upper & (hu == -850)] == Tissue.LUNG).mean() > 0.9
     assert (tissue[(~upper) & (hu == -950)] == Tissue.GAS).mean() > 0.7
     assert (tissue[hu == 600] == Tissue.CORTEX).mean() > 0.99
-    assert (tissue[hu == 210] == Tissue.DENSE).mean() > 0.8  # enhanced, no cortex: not bone
+    assert (tissue[hu == 210] == Tissue.ORGAN).mean() > 0.8  # contrast medium: no bone, and a negative
+    assert (tissue[hu == 220] == Tissue.DENSE).all()  # too small to be that, and nobody knows what it is
     assert tissue[112, 60, 45] == Tissue.ORGAN  # the vessel in the lung
     assert tissue[80, 60, 45] == Tissue.ORGAN  # between the lungs
     assert tissue[80, 60, 10] == Tissue.ORGAN

@@ -1,0 +1,97 @@
+"""Put what benchmarks found, and pictures of the worst cases, into a model's card.
+
+    python scripts/card_figures.py src/jdm_seg/models/ct bench/ct_phantom bench/ct_hybrid ...
+
+Each folder is the output of ``jdm-seg benchmark ... --method threshold --method <model>``. Replaces the section of an
+earlier call. Pictures are drawn of synthetic benchmarks only: a card that travels must not hold a person's scan.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from jdm_seg.benchmark.table import table_lines
+from jdm_seg.model_folder import CARD_FILE
+from jdm_seg.pictures import project
+from jdm_seg.volume import read_volume, write_text
+
+HEADING = "## Benchmarks"
+PICTURE = "failures.png"
+_WORST = 4
+
+
+def main() -> None:
+    """Read the results, write the card and the picture."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("benchmarks", type=Path, nargs="+")
+    arguments = parser.parse_args()
+    card = arguments.model / CARD_FILE
+    text = card.read_text(encoding="utf-8").split(HEADING)[0].rstrip()
+    parts = [HEADING, "Mean over cases with 95 % intervals, beside the threshold that needs no network."]
+    for folder in arguments.benchmarks:
+        results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+        lines = table_lines(results)
+        parts.append("\n".join(["#" + line if line.startswith("#") else line for line in lines]).replace("## ", "### "))
+        if results["kind"] == "phantom":
+            worst = _worst_cases(folder / arguments.model.name / "evaluation" / "cases.csv")
+            _draw_failures(folder, arguments.model.name, worst, arguments.model / PICTURE)
+            shown = "; ".join(f"{row['case_id']}: {_short(row)}" for row in worst)
+            parts.append(
+                f"![The {_WORST} worst cases of {results['benchmark']}]({PICTURE})\n\n"
+                f"*The worst cases by lesion F1, each in the slice with most of truth and prediction: truth in orange, "
+                f"prediction in blue. {shown}.*"
+            )
+    write_text(card, text + "\n\n" + "\n\n".join(parts) + "\n")
+
+
+def _worst_cases(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as stream:
+        rows = [row for row in csv.DictReader(stream) if row.get("lesion_f1") not in (None, "", "nan")]
+    return sorted(rows, key=lambda row: (float(row["lesion_f1"]), -float(row["lesion_fp"])))[:_WORST]
+
+
+def _short(row: dict[str, str]) -> str:
+    found, missed, false = (int(float(row[f"lesion_{name}"])) for name in ("tp", "fn", "fp"))
+    return f"{found} found, {missed} missed, {false} false"
+
+
+def _draw_failures(folder: Path, method: str, rows: list[dict[str, str]], path: Path) -> None:
+    figure = Figure(figsize=(3.2 * len(rows), 3.4), dpi=80, facecolor="black", layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    for axes, row in zip(figure.subplots(1, len(rows), squeeze=False)[0], rows, strict=True):
+        case = row["case_id"]
+        scan, truth, said = (read_volume(path).to_canonical() for path in _files(folder, method, case))
+        both = (truth.array > 0) | (said.array > 0)
+        picture, _ = project(scan.array, both, 2, maximum=False)
+        axes.imshow(picture, cmap="gray", vmin=-200, vmax=600, aspect=scan.spacing[1] / scan.spacing[0])
+        level = _fullest(both)
+        for mask, colour in ((truth, "orange"), (said, "deepskyblue")):
+            outline = (mask.array[..., level] > 0)[::-1].T[::-1]  # as project turns the slice
+            if outline.any():
+                axes.contour(outline.astype(float), levels=[0.5], colors=[colour], linewidths=0.9)
+        axes.set_title(case, color="white", fontsize=7)
+        axes.set_axis_off()
+    canvas.print_figure(path, facecolor="black")
+
+
+def _files(folder: Path, method: str, case: str) -> list[Path]:
+    data = folder / "data"
+    prediction = folder / method / "predictions" / case / "mask.nii.gz"
+    return [data / "images" / f"{case}.nii.gz", data / "labels" / f"{case}.nii.gz", prediction]
+
+
+def _fullest(mask: Any) -> int:
+    """Return the axial slice that :func:`jdm_seg.pictures.project` shows."""
+    return int(mask.sum(axis=(0, 1)).argmax()) if mask.any() else mask.shape[2] // 2
+
+
+if __name__ == "__main__":
+    main()
