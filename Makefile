@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install demo test check format bench notebooks wheel clean
+.PHONY: help install demo test check format bench notebooks docs wheel clean
 
 help: ## list the commands
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -45,8 +45,11 @@ bench: $(STAMP) ## timings, as ratios within one run
 notebooks: $(STAMP) ## build the .ipynb from their .py sources, executed
 	$(BIN)/python scripts/build_notebooks.py
 
+docs: $(STAMP) ## site/: guides and reference, every link checked
+	$(BIN)/python -m mkdocs --quiet build --strict
+
 wheel: $(STAMP) ## dist/*.whl
 	$(BIN)/python -m build --wheel
 
 clean: ## remove what make made, but not data
-	rm -rf $(VENV) demo dist build
+	rm -rf $(VENV) demo dist build site
