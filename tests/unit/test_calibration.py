@@ -16,7 +16,7 @@ from jdm_seg.export.calibration import (
     calibrate,
     choose_threshold,
     fit_temperature,
-    lesion_scores,
+    lesion_counts,
     open_voxels,
     reliability,
 )
@@ -99,12 +99,18 @@ def scan_of(*blobs: tuple[int, float, bool]) -> ScanLogits:
     return ScanLogits(logits, label, np.ones(label.shape, bool), (1.5, 1.5, 1.5))
 
 
+def numbers(counts, scan: int = 0) -> list[tuple[int, int, int]]:
+    return [(one[scan].tp, one[scan].fp, one[scan].fn) for one in counts]
+
+
 def test_lesions_at_each_threshold_by_hand():
     """Deposits said with 0.9 and 0.3, a false one with 0.6."""
     scan = scan_of((4, 0.9, True), (14, 0.3, True), (24, 0.6, False))
     cuts = [(threshold, LesionRule()) for threshold in (0.2, 0.5, 0.8, 0.95)]
-    counts = lesion_scores([scan, scan], PLAIN, 1.0, cuts)
-    assert [(c.tp, c.fp, c.fn) for c in counts] == [(4, 2, 0), (2, 2, 2), (2, 0, 2), (0, 0, 4)]
+    counts = lesion_counts([scan, scan], PLAIN, 1.0, cuts)
+    assert [len(of_scans) for of_scans in counts] == [2] * 4
+    for number in range(2):
+        assert numbers(counts, number) == [(2, 1, 0), (1, 1, 1), (1, 0, 1), (0, 0, 2)]
 
 
 def test_lesions_that_never_become_likely_are_dropped_as_told():
@@ -112,8 +118,8 @@ def test_lesions_that_never_become_likely_are_dropped_as_told():
     size = float((scan.label[:10] == 1).sum() * np.prod(scan.spacing))
     cuts = [(0.2, LesionRule(min_peak=0.5)), (0.2, LesionRule(min_peak=0.7))]
     cuts += [(0.2, LesionRule(min_volume_mm3=size)), (0.2, LesionRule(min_volume_mm3=size * 1.01))]
-    counts = lesion_scores([scan], PLAIN, 1.0, cuts)
-    assert [(c.tp, c.fp, c.fn) for c in counts] == [(1, 1, 1), (1, 0, 1), (2, 1, 0), (0, 0, 2)]
+    counts = lesion_counts([scan], PLAIN, 1.0, cuts)
+    assert numbers(counts) == [(1, 1, 1), (1, 0, 1), (2, 1, 0), (0, 0, 2)]
 
 
 def test_a_peak_is_asked_for_where_it_parts_true_from_false():
@@ -135,7 +141,7 @@ def test_a_peak_is_asked_for_where_it_parts_true_from_false():
 def test_ignored_voxels_are_neither_found_nor_false():
     scan = scan_of((4, 0.9, True), (24, 0.6, False))
     ignored = ScanLogits(scan.logits, scan.label, scan.logits < logit(0.7), scan.spacing)
-    assert [(c.tp, c.fp, c.fn) for c in lesion_scores([ignored], PLAIN, 1.0, [(0.5, LesionRule())])] == [(0, 1, 0)]
+    assert numbers(lesion_counts([ignored], PLAIN, 1.0, [(0.5, LesionRule())])) == [(0, 1, 0)]
 
 
 def test_the_calibrated_threshold_parts_true_from_false():

@@ -29,9 +29,10 @@ OPEN_PROBABILITY = 0.01
 """Voxels that the network gives at least this much take part wherever they lie."""
 TEMPERATURES = (0.25, 4.0)
 """Bounds of the fit: beyond them a model wants more training, not another scale (assumed)."""
-THRESHOLDS = (0.01, 0.02, *(round(0.05 * i, 2) for i in range(1, 20)), 0.98, 0.99)
-PEAKS = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)
-"""What the most probable voxel of a lesion may have to reach."""
+THRESHOLDS = (0.02, 0.05, *(round(0.1 * i, 1) for i in range(1, 10)), 0.95, 0.98)
+PEAKS = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995)
+"""What the most probable voxel of a lesion may have to reach. A low threshold for outlines and a high one for being a
+lesion at all lose fewer pale borders than one threshold that serves both."""
 MATCHED_IOU = 0.1
 """Intersection over union from which a lesion is found, one to one. Under the touching rule of reports one lesion that
 fills the body finds all others, and the lowest threshold would win."""
@@ -81,9 +82,9 @@ class Calibration:
         temperature: Probabilities are sigmoid(logit / temperature).
         threshold: Probability from which a voxel counts: the middle of the plateau.
         min_peak: Lesions of which no voxel has this probability are dropped.
-        plateau: Lowest and highest threshold of the grid whose lesion F1 is as good as the best.
+        plateau: Lowest and highest threshold of the grid that are as good as the best, with that ``min_peak``.
         lesion_f1: At ``threshold`` and ``min_peak``, pooled over scans; None where no lesion was there or found.
-        lesion_f1_default: At the threshold that the model was trained with.
+        lesion_f1_default: The same at the threshold and the rule that the model was trained with.
         before: At temperature 1; None where there was nothing to fit.
         after: At ``temperature``.
         scans: Number of scans.
@@ -136,17 +137,15 @@ def calibrate(
     else:
         note = "no temperature: the scans hold no deposit, or nothing else that could be one"
     rule = rule or LesionRule()
-    cuts = [(threshold, rule) for threshold in (*THRESHOLDS, default_threshold)]
-    scores = lesion_scores(scans, protocol, temperature, cuts)
-    default = scores.pop()
-    threshold, plateau = choose_threshold(THRESHOLDS, [counts.f1 for counts in scores], default_threshold)
-    best = default if threshold == default_threshold else scores[THRESHOLDS.index(threshold)]
-    peaks = [peak for peak in PEAKS if peak > max(threshold, rule.min_peak)]
-    sharper = lesion_scores(scans, protocol, temperature, [(threshold, replace(rule, min_peak=p)) for p in peaks])
-    min_peak = rule.min_peak
-    for peak, counts in zip(peaks, sharper, strict=True):
-        if counts.f1 > best.f1:
-            min_peak, best = peak, counts
+    cuts = [(t, replace(rule, min_peak=p)) for p in PEAKS for t in THRESHOLDS if p == 0 or p > t]
+    counts = lesion_counts(scans, protocol, temperature, [*cuts, (default_threshold, rule)])
+    default = _pooled(counts.pop())
+    scores = [_lesion_score(of_scans) for of_scans in counts]
+    min_peak = cuts[int(np.argmax(scores))][1].min_peak if any(scores) else rule.min_peak
+    row = [number for number, (_, kept) in enumerate(cuts) if kept.min_peak == min_peak]
+    threshold, plateau = choose_threshold([cuts[n][0] for n in row], [scores[n] for n in row], default_threshold)
+    chosen = {cuts[n][0]: _pooled(counts[n]) for n in row}
+    best = chosen.get(threshold, default)
     return Calibration(
         temperature=temperature,
         threshold=threshold,
@@ -217,13 +216,13 @@ def reliability(logits: FloatArray, truth: NDArray[np.bool_]) -> Reliability:
     )
 
 
-def lesion_scores(
+def lesion_counts(
     scans: Sequence[ScanLogits],
     protocol: LesionProtocol,
     temperature: float,
     cuts: Sequence[tuple[float, LesionRule]],
-) -> list[LesionCounts]:
-    """Count lesions at each cut, pooled over scans; matched one to one from :data:`MATCHED_IOU`.
+) -> list[list[LesionCounts]]:
+    """Count lesions at each cut; matched one to one from :data:`MATCHED_IOU`.
 
     Args:
         scans: Shape (X, Y, Z) each.
@@ -232,11 +231,9 @@ def lesion_scores(
         cuts: Probability from which voxels count, and which lesions are kept.
 
     Returns:
-        Counts, one a cut.
+        Counts of each scan, for each cut.
     """
-    totals = np.zeros((len(cuts), 3), dtype=np.int64)
-    if not cuts:
-        return []
+    counts: list[list[LesionCounts]] = [[] for _ in cuts]
     lowest = min(temperature * math.log(t / (1 - t)) for t, _ in cuts)
     for scan in scans:
         deposit = (scan.label == 1) & scan.counted
@@ -249,9 +246,22 @@ def lesion_scores(
             rule.clear(mask, _Probability(logits, temperature), scan.spacing)
             prediction, reference = find_both(mask, label, scan.spacing, protocol)
             matched = match_lesions(prediction, reference, grid, protocol)
-            counts = matched.rematched(MATCHED_IOU, one_to_one=True).count()
-            totals[row] += (counts.tp, counts.fp, counts.fn)
-    return [LesionCounts(int(tp), int(fp), int(fn)) for tp, fp, fn in totals]
+            counts[row].append(matched.rematched(MATCHED_IOU, one_to_one=True).count())
+    return counts
+
+
+def _pooled(scans: Sequence[LesionCounts]) -> LesionCounts:
+    return LesionCounts(*(sum(getattr(scan, name) for scan in scans) for name in ("tp", "fp", "fn")))
+
+
+def _lesion_score(scans: Sequence[LesionCounts]) -> float:
+    """Return the mean of pooled lesion F1 and of that of the single scans, 0 where neither is defined.
+
+    Pooled alone, one scan full of contrast would decide for all; the mean of scans alone would forgive it everything.
+    """
+    single = [scan.f1 for scan in scans if math.isfinite(scan.f1)]
+    pooled = _pooled(scans).f1
+    return (pooled + float(np.mean(single))) / 2 if single and math.isfinite(pooled) else 0.0
 
 
 def choose_threshold(
