@@ -43,6 +43,13 @@ def test_a_case_is_replayed_from_its_record(modality, tmp_path):
     assert other.image.shape != case.image.shape or (other.image != case.image).any()
 
 
+@pytest.mark.parametrize("number", [(31, 1), (21, 1)])
+def test_a_body_is_in_view(number):
+    """These seeds aim a small field of view at the gap between the legs."""
+    case = synthesize_body("ct", smoke("ct"), number)
+    assert (case.image > -300).mean() > 0.02
+
+
 def test_a_record_of_something_else_is_refused(ct_case):
     with pytest.raises(InputError, match="expected a record of a procedural case"):
         replay({"case_id": "x", "drawn": {}})

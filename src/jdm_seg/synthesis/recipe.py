@@ -50,6 +50,9 @@ class Preset:
     conditions: Conditions = field(default_factory=Conditions)
 
 
+_LEAST_BODY = 0.02
+"""Share of the voxels. A small field of view may fall between the legs; then another is drawn."""
+_VIEWS = 20
 _LIMB = ((180.0, 260.0), (150.0, 220.0), (120.0, 260.0))
 _TRUNK = ((300.0, 440.0), (240.0, 320.0), (180.0, 360.0))
 _SMOKE = ((130.0, 160.0), (130.0, 160.0), (100.0, 125.0))
@@ -152,8 +155,11 @@ def synthesize_body(modality: Modality, preset: Preset, seed: tuple[int, ...]) -
         x, y, z = (round(float(rng.uniform(*mm)) / s) for mm, s in zip(preset.extent_mm, spacing, strict=True))
         shape = (x, y, z)
     held = preset.conditions
-    scene = sample_scene(rng, preset.view, draw_body(rng, held))
-    rendered = render_scene(scene, spacing, shape)
+    for _ in range(_VIEWS):
+        scene = sample_scene(rng, preset.view, draw_body(rng, held))
+        rendered = render_scene(scene, spacing, shape)
+        if (rendered.host.depth_mm > 0).mean() >= _LEAST_BODY:
+            break
     deposits = () if rng.random() < preset.negatives else sample_deposits(rendered.host, rng, preset.priors)
     lookalikes = tuple(
         item
