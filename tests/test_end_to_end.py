@@ -355,7 +355,7 @@ def test_training_on_unlabelled_scans_runs_and_says_so(tmp_path):
     run = train(config, tmp_path / "run")
     assert len(losses_of(run)) == 4
     model = export_run(run, tmp_path / "model")
-    assert "inserted on the fly into unlabelled CT scans: 2 training and 1 validation" in model.spec.training_data
+    assert "inserted on the fly into unlabelled scans: 2 training and 1 validation" in model.spec.training_data
 
 
 def test_stir_runs_the_whole_way(tmp_path):

@@ -317,14 +317,18 @@ def _stamp_of(spec: ModelSpec, weights: str) -> dict[str, str]:
 
 def _training_data(run: Path, data: dict[str, Any]) -> str:
     splits = json.loads((run / "splits.json").read_text(encoding="utf-8"))
-    count = f"{len(splits['training'])} training and {len(splits['validation'])} validation"
+    made: dict[str, Any] = data.get("synthesize") or {}
+    alone = data["root"] is None and data["backgrounds"] is None
+    beside = made["cases"] if made.get("root") is not None and not alone else 0
+    count = f"{len(splits['training']) - beside} training and {len(splits['validation'])} validation"
+    more = f", beside {beside} procedural cases ({made['preset']}, seed {made['seed']})" if beside else ""
     if data["backgrounds"] is not None and data["root"] is not None:
-        return f"Labelled cases, and synthetic deposits inserted on the fly into unlabelled scans: {count} scans."
+        return f"Labelled cases, and synthetic deposits inserted on the fly into unlabelled scans: {count} scans{more}."
     if data["backgrounds"] is not None:
-        return f"Synthetic deposits inserted on the fly into unlabelled CT scans: {count} scans."
-    origin = synthetic_origin(manifest_path(data["root"]))
+        return f"Synthetic deposits inserted on the fly into unlabelled scans: {count} scans{more}."
+    origin = synthetic_origin(manifest_path(made["root"] if alone else data["root"]))
     if origin is not None and origin["backgrounds"] is None:
         return f"Procedural bodies with synthetic deposits: {count} cases. No real scan was seen."
     if origin is not None:
         return f"Synthetic deposits inserted into unlabelled CT scans: {count} cases."
-    return f"Labelled cases of the user: {count}."
+    return f"Labelled cases of the user: {count}{more}."
