@@ -92,11 +92,9 @@ def _triple(values: NDArray[Any]) -> Order:
 
 
 def _mismatch(mask: Volume, grid: Grid, found: str = "") -> GridMismatchError:
-    own = mask.grid
-    place = " at another place" if own.shape == grid.shape else ""
     return GridMismatchError(
         mask.name,
         expected=f"a mask on the voxels of the image's grid {grid}",
-        found=found or f"{own}{place}",
+        found=found or mask.grid.beside(grid),
         remedy="export it again with the image as the reference volume, see data/README.md#grids",
     )

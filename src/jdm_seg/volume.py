@@ -85,11 +85,19 @@ class Grid:
 
     def matches(self, other: Grid, tolerance_mm: float = 1e-2) -> bool:
         """Tell whether every voxel of both grids lies at the same place within ``tolerance_mm``."""
-        if self.shape != other.shape:
-            return False
+        return self.shape == other.shape and self.offset_mm(other) <= tolerance_mm
+
+    def offset_mm(self, other: Grid) -> float:
+        """Return how far apart in mm, along one axis, the same voxel of two grids of one shape lies at most."""
         corners = np.array([[i, j, k, 1] for i in (0, 1) for j in (0, 1) for k in (0, 1)], dtype=float)
         corners[:, :3] *= np.array(self.shape) - 1
-        return bool(np.abs(corners @ (self.affine - other.affine).T).max() <= tolerance_mm)
+        return float(np.abs(corners @ (self.affine - other.affine).T).max())
+
+    def beside(self, other: Grid) -> str:
+        """Return this grid in words, for a message that names the other one: also where only its place differs."""
+        if self.shape != other.shape:
+            return str(self)
+        return f"{self} at another place, up to {self.offset_mm(other):.3g} mm away"
 
     def __str__(self) -> str:
         """Return shape, spacing and orientation in one readable phrase."""
@@ -171,7 +179,7 @@ class Volume:
             raise GridMismatchError(
                 self.name,
                 expected=f"the {role} on the image's grid {self.grid}",
-                found=f"{other.grid}" + ("" if self.grid.shape != other.grid.shape else " at another place"),
+                found=other.grid.beside(self.grid),
                 remedy=f"re-export the {role} on the image's grid, see data/README.md#grids",
             )
 

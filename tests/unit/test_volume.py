@@ -296,7 +296,7 @@ def test_a_mask_on_another_grid_is_named():
     scan = Volume(ramp(), AFFINES["ras"], "sub-012")
     shifted = AFFINES["ras"].copy()
     shifted[0, 3] += 1
-    with pytest.raises(GridMismatchError, match="at another place"):
+    with pytest.raises(GridMismatchError, match="at another place, up to 1 mm away"):
         scan.check_same_grid(Volume(ramp(), shifted))
     with pytest.raises(
         GridMismatchError, match=r"sub-012: expected the label on the image's grid .* found \(5, 6, 8\)"

@@ -143,7 +143,7 @@ def check_grid(mask: Grid, scan: Grid, where: str) -> list[Finding]:
             )
         ]
     reason = "The mask lies elsewhere than its scan" if mask.shape == scan.shape else "The mask is of another size"
-    return [Finding(where, "error", "grid", reason, f"the scan's grid {scan}", str(mask), remedy)]
+    return [Finding(where, "error", "grid", reason, f"the scan's grid {scan}", mask.beside(scan), remedy)]
 
 
 def _canonical(grid: Grid) -> Grid:
