@@ -52,10 +52,15 @@ class SynthesizeConfig:
     preset: str = "smoke"
     """Kind of case, or several joined by ``+`` that take turns."""
     cases: int = 24
+    """How many."""
     seed: int = 0
+    """Same seed, same bytes."""
     validation: float = 0.15
+    """Share of the cases that are kept for validation."""
     testing: float = 0.15
+    """The same, for testing: never trained on."""
     workers: int = 2
+    """Processes that make cases."""
     root: str | None = None
     """Where to keep it; null: it is ``data.root`` itself, and there are no other labelled cases."""
 
@@ -90,11 +95,15 @@ class DataConfig:
     """Folder for prepared cases, read by patch; shared by runs, and safe to delete."""
     synthesize: SynthesizeConfig | None = None
     fold: int = 0
+    """Which of the folds is validation, from 0."""
     folds: int = 5
     """Used where the manifest names no validation cases."""
     patch_size: tuple[int, int, int] = (96, 96, 96)
+    """Voxels along x, y, z; multiples of 8. Zeros: planned from the scans and the memory."""
     batch_size: int = 2
+    """Patches a step, on each device. 0: planned."""
     patches_per_epoch: int = 200
+    """Over all devices together."""
     foreground_share: float = 0.75
     """Share of patches that hold a deposit: placed around one, or with deposits inserted."""
     hard_share: float = 0.25
@@ -106,6 +115,7 @@ class DataConfig:
     """CT: label bone as a second class, found by CT number and shape. It fills a hundred times more voxels than
     deposits and is what they are mistaken for. The network needs three classes (``network.out_channels=3``)."""
     workers: int = 0
+    """Processes that make patches; 0: the training process itself."""
     repeat_one: bool = False
     """Give one patch again and again, to tell what a step costs without its data."""
 
@@ -149,7 +159,9 @@ class PreprocessConfig:
     """One preprocessing for training, validation and prediction; travels with the model."""
 
     modality: str = "ct"
+    """``ct`` or ``stir``."""
     spacing: tuple[float, float, float] = (1.5, 1.5, 1.5)
+    """Voxel size in mm along x, y, z that the network works at. Zeros: planned."""
     intensity: IntensityConfig = field(default_factory=IntensityConfig)
     order: int = 1
     """Interpolation to this spacing: 1 linear, 3 cubic. A model is to be used with the one it was trained with."""
@@ -249,15 +261,21 @@ class TrainerConfig:
     """Length, hardware and numerics."""
 
     max_epochs: int = 10
+    """After these, or ``max_minutes``, whichever comes first."""
     max_minutes: float | None = None
+    """Of wall time; null: no limit."""
     accelerator: str = "auto"
+    """``cpu``, ``gpu``, or ``auto``: a GPU where there is one."""
     devices: int = 1
+    """Processes on each machine, one a GPU or, on a CPU, several that share it."""
     nodes: int = 1
     """Machines, each with ``devices``; SLURM starts the processes."""
     precision: str = "auto"
     """``32-true``, ``bf16-mixed``, ``16-mixed``, or ``auto``: bf16 where the hardware computes in it."""
     gradient_clip: float = 1.0
+    """Largest norm of the gradient of a step."""
     warmup_steps: int = 20
+    """Over which the learning rate rises to its peak."""
     schedule: str = "cosine"
     """How the learning rate falls after the warm-up: ``cosine``, ``poly`` or ``constant``."""
     compile: bool = False
@@ -265,8 +283,11 @@ class TrainerConfig:
     accumulate: int = 1
     """Batches a step; a larger batch than the memory holds."""
     validate_every: int = 1
+    """Epochs between validations on whole scans."""
     deterministic: bool = True
+    """The same losses on the same machine, at some cost in speed on GPUs."""
     progress: bool = True
+    """Draw a progress bar where there is a terminal."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -284,9 +305,13 @@ class TrainConfig:
     """Everything one training run depends on."""
 
     name: str = "unnamed"
+    """Of the experiment; runs and the model are called by it."""
     seed: int = 0
+    """Of everything random."""
     runs_root: str = RUNS_ROOT
+    """Where run folders are made."""
     run_dir: str = ""
+    """The run folder; by default a new one under ``runs_root``, named by experiment and time."""
     ckpt: str | None = None
     """``last``: go on with the newest run of this name (or the one in ``run_dir``); or a checkpoint's path."""
     data: DataConfig = field(default_factory=DataConfig)
