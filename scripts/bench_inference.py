@@ -10,7 +10,8 @@ ours
 monai
     From the scan in memory to the mask on its grid as bundles do it: float32, ``Spacing`` to the model's grid
     (bilinear), the intensity window, ``SlidingWindowInferer`` with the same window, overlap and Gaussian weights
-    (torch, f32, whole field of view), trilinear interpolation of the logits back, threshold.
+    (torch, f32, whole field of view), trilinear interpolation of the logits back, threshold, and the model's own rule
+    of what is too small or too unlikely.
 monai.crop
     The same inside the box of the body that we found, which MONAI's ``CropForeground`` might find: what the crop alone
     is worth.
@@ -173,7 +174,10 @@ def run_monai(scan: Path, model: Path, out: Path, engine: str, *, crop: bool, wi
         network = time.perf_counter() - network_begin
         back = F.interpolate(logits, part.shape, mode="trilinear", align_corners=False)[0, 0]
     mask = np.zeros(canonical.array.shape, np.bool_)
-    mask[box] = (torch.sigmoid(back) > spec.threshold).numpy()
+    likely = torch.sigmoid(back / spec.temperature).numpy()
+    found = likely > spec.threshold
+    spec.rule.clear(found, likely, canonical.spacing)
+    mask[box] = found
     seconds = time.perf_counter() - begin
     name = "monai" + (".engine" if with_engine else ".crop" if crop else "")
     peak = peak_gb()
