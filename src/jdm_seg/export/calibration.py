@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
 from jdm_seg.components import LesionRule
+from jdm_seg.inference.scan_grid import logit_of
 from jdm_seg.metrics.lesion import LesionCounts, find_both, match_lesions
 from jdm_seg.metrics.protocol import LesionProtocol
 from jdm_seg.volume import Grid, Spacing
@@ -173,7 +174,7 @@ def open_voxels(scans: Iterable[ScanLogits]) -> tuple[NDArray[np.float32], NDArr
     """
     logits: list[NDArray[np.float32]] = [np.zeros(0, np.float32)]
     truth: list[NDArray[np.bool_]] = [np.zeros(0, np.bool_)]
-    cut = math.log(OPEN_PROBABILITY / (1 - OPEN_PROBABILITY))
+    cut = logit_of(OPEN_PROBABILITY)
     for scan in scans:
         deposit = scan.label == 1
         taken = scan.logits >= cut
@@ -235,7 +236,7 @@ def lesion_counts(
         Counts of each scan, for each cut.
     """
     counts: list[list[LesionCounts]] = [[] for _ in cuts]
-    lowest = min(temperature * math.log(t / (1 - t)) for t, _ in cuts)
+    lowest = min(temperature * logit_of(t) for t, _ in cuts)
     for scan in scans:
         deposit = (scan.label == 1) & scan.counted
         box = _box_of(deposit | ((scan.logits > lowest) & scan.counted))
@@ -243,7 +244,7 @@ def lesion_counts(
         x, y, z = label.shape
         grid = Grid((x, y, z), np.diag([*scan.spacing, 1.0]))
         for row, (threshold, rule) in enumerate(cuts):
-            mask = (logits > temperature * math.log(threshold / (1 - threshold))) & counted
+            mask = (logits > temperature * logit_of(threshold)) & counted
             rule.clear(mask, _Probability(logits, temperature), scan.spacing)
             prediction, reference = find_both(mask, label, scan.spacing, protocol)
             matched = match_lesions(prediction, reference, grid, protocol)
