@@ -237,7 +237,7 @@ def test_pages_work_from_disk_without_a_network(chromium, site):
         browser.open(site / "index.html")
         before = browser.run("getComputedStyle(document.body).backgroundColor")
         browser.click("#site-theme")
-        assert browser.run("getComputedStyle(document.body).backgroundColor") != before
+        browser.until(f"getComputedStyle(document.body).backgroundColor !== '{before}'")
         browser.click("#site-search")
         browser.send("Input.insertText", text="find_overlaps")
         browser.until("document.querySelectorAll('#site-results a').length > 0")
@@ -247,7 +247,7 @@ def test_pages_work_from_disk_without_a_network(chromium, site):
         browser.until(
             "location.hash === '#jdm_seg.metrics.matching.find_overlaps' && document.readyState === 'complete'"
         )
-        assert browser.run("getComputedStyle(document.body).backgroundColor") != before
+        browser.until(f"getComputedStyle(document.body).backgroundColor !== '{before}'")
         assert browser.run("document.querySelector(':target').textContent").startswith("find_overlaps")
         assert not [url for url in browser.requests if not url.startswith(("file:", "data:", "about:"))]
         assert browser.errors == []

@@ -250,6 +250,25 @@ def test_labelled_cases_and_unlabelled_scans_are_mixed(cases, tmp_path):
     assert sum(i.startswith("c") for i in ids) == 6
 
 
+def test_validation_cases_are_named_and_nobody_moves_when_cases_are_added(cases, tmp_path):
+    scans = tmp_path / "scans"
+    scans.mkdir()
+
+    def split(*names):
+        overrides = ["data=backgrounds", f"data.backgrounds={scans}", "data.synthesize=null", *names]
+        config = compose([*overrides, f"data.cache={tmp_path / 'cache'}", f"run_dir={tmp_path / 'run'}"])
+        data = CaseDataModule(config.data, config.preprocess, config.augment, 0)
+        return [[case.case_id for case in part] for part in data.split()]
+
+    for number in range(6):
+        (scans / f"s{number}.nii.gz").write_bytes((cases / "images" / f"c{number}.nii.gz").read_bytes())
+    assert split("data.validation=[s4,s1]") == [["s0", "s2", "s3", "s5"], ["s1", "s4"]]
+    (scans / "s6.nii.gz").write_bytes((scans / "s0.nii.gz").read_bytes())
+    assert split("data.validation=[s4,s1]") == [["s0", "s2", "s3", "s5", "s6"], ["s1", "s4"]]
+    with pytest.raises(InputError, match=r"data\.validation.*s9"):
+        split("data.validation=[s4,s9]")
+
+
 def test_hard_patches_hold_something_bright(cases, tmp_path):
     config = configured(cases, tmp_path / "run", "data.foreground_share=0", "data.hard_share=1", "augment=none")
     data = CaseDataModule(config.data, config.preprocess, config.augment, 0)

@@ -98,6 +98,9 @@ class DataConfig:
     """Which of the folds is validation, from 0."""
     folds: int = 5
     """Used where the manifest names no validation cases."""
+    validation: list[str] = field(default_factory=list)
+    """Case ids to validate on instead of a fold, so that cases can be added without moving anyone; with them goes
+    everything else of their subjects."""
     patch_size: tuple[int, int, int] = (96, 96, 96)
     """Voxels along x, y, z; multiples of 8. Zeros: planned from the scans and the memory."""
     batch_size: int = 2
@@ -110,7 +113,7 @@ class DataConfig:
     """Share of the patches without a deposit in their middle that are placed on something bright instead of anywhere:
     bone ends, contrast, metal. These are what networks take for calcium."""
     by_size: bool = False
-    """Visit cases in proportion to the square root of their size, rather than alike: a chest holds more than a calf."""
+    """Visit cases in proportion to their size, rather than alike: a chest holds more than a calf."""
     skeleton: bool = False
     """CT: label bone as a second class, found by CT number and shape. It fills a hundred times more voxels than
     deposits and is what they are mistaken for. The network needs three classes (``network.out_channels=3``)."""

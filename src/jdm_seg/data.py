@@ -104,7 +104,7 @@ class CaseDataModule(LightningDataModule):
                 _check_cases(labelled.all, modality)
             if config.backgrounds is not None:
                 found = find_scans(config.backgrounds, modality)
-                scans = _Split(*split_by_subject(found, config.fold, config.folds, self.seed))
+                scans = _part(found, config, self.seed)
             if config.synthesize is not None and config.synthesize.root is not None:
                 manifest = manifest_path(config.synthesize.root)
                 if labelled.all or scans.all:  # then what is real decides, and nothing synthetic is kept back
@@ -236,8 +236,8 @@ class _Scans(Dataset[dict[str, Any]]):
 
 
 def _by_size(folders: Sequence[Path]) -> list[Path]:
-    """Return the folders, each as often as the square root of its case's size over the smallest says."""
-    sizes = np.sqrt([sample_size(folder) for folder in folders])
+    """Return the folders, each as often as its case is larger than the smallest."""
+    sizes = np.array([sample_size(folder) for folder in folders])
     times = np.maximum(1, np.round(sizes / sizes.min())).astype(int) if len(sizes) else []
     return [folder for folder, n in zip(folders, times, strict=True) for _ in range(n)]
 
@@ -259,7 +259,7 @@ def _labelled(manifest: Path, config: DataConfig, seed: int, where: str) -> _Spl
     cases = read_manifest(manifest).cases
     training, validation = list(cases.get("training", ())), list(cases.get("validation", ()))
     if not validation:
-        training, validation = split_by_subject(training, config.fold, config.folds, seed)
+        training, validation = _part(training, config, seed)
     check_disjoint(training, validation)
     if not training or not validation:
         raise InputError(
@@ -269,6 +269,24 @@ def _labelled(manifest: Path, config: DataConfig, seed: int, where: str) -> _Spl
             remedy="add cases, or leave out the splits and set data.fold",
         )
     return _Split(training, validation)
+
+
+def _part(cases: list[Case], config: DataConfig, seed: int) -> _Split:
+    """Part cases by the names in ``data.validation``, or else by fold."""
+    if not config.validation:
+        return _Split(*split_by_subject(cases, config.fold, config.folds, seed))
+    missing = sorted(set(config.validation) - {case.case_id for case in cases})
+    if missing:
+        raise InputError(
+            "data.validation",
+            expected="case ids of the training set",
+            found=f"{', '.join(missing)}, which is none",
+            remedy="correct the names, or leave data.validation empty and set data.fold",
+        )
+    kept = {case.subject_id for case in cases if case.case_id in config.validation}
+    return _Split(
+        [case for case in cases if case.subject_id not in kept], [case for case in cases if case.subject_id in kept]
+    )
 
 
 class _SeededByCase(mt.Transform):  # type: ignore[misc]

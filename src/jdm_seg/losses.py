@@ -71,8 +71,8 @@ def _targets(label: Tensor, channels: int) -> tuple[Tensor, Tensor]:
     known = torch.where(label == IGNORE, 0, label)
     if channels == 1:
         return (known == 1).float(), counted
-    one_hot = F.one_hot(known[:, 0].long(), channels).movedim(-1, 1)
-    return one_hot.float(), counted
+    classes = torch.arange(channels, dtype=known.dtype, device=known.device).view(1, -1, 1, 1, 1)
+    return (known == classes).float(), counted
 
 
 def _background(logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -135,26 +135,37 @@ class ComponentDiceCELoss(nn.Module):
             raise ValueError(f"expected {self.classes} channels of logits, but got {logits.shape[1]}")
         total: Tensor = self.whole(logits, target)
         deposit, wanted = (logits, target) if self.classes == 1 else (foreground_logit(logits), target[:, 1:2])
-        lesions = [
-            self._lesions(one[0], truth[0], _components(truth[0])) for one, truth in zip(deposit, wanted, strict=True)
-        ]
-        found = torch.cat(lesions)
-        return total if found.numel() == 0 else (1 - self.weight) * total + self.weight * found.mean()
+        region, lesions = self._regions(wanted)
+        if not lesions.any():
+            return total
+        found = self._lesions(deposit.reshape(-1), wanted.reshape(-1), region.to(logits.device), lesions)
+        return (1 - self.weight) * total + self.weight * found.mean()
 
-    def _lesions(self, logits: Tensor, target: Tensor, labels: NDArray[np.int64]) -> Tensor:
-        """Return the loss of every lesion of one patch, (N,); the arguments have shape (X, Y, Z)."""
-        count = int(labels.max(initial=0))
-        if count == 0:
-            return logits.new_zeros(0)
-        number = _nearest(labels) if self.regions == "nearest" else labels
-        region = torch.from_numpy(number).to(logits.device).ravel()
-        probability, truth = torch.sigmoid(logits).ravel(), target.ravel()
-        entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none").ravel()
-        columns = torch.stack([probability * truth, probability + truth, entropy, torch.ones_like(truth)])
-        sums = columns.new_zeros(4, count + 1).index_add_(1, region, columns)
+    def _regions(self, target: Tensor) -> tuple[Tensor, NDArray[np.bool_]]:
+        """Return the region of every voxel of the batch, flat, and which regions are lesions.
+
+        Of regions that are none there is one a patch: what belongs to no lesion.
+        """
+        regions, lesions = [], []
+        for truth in target[:, 0]:
+            labels = _components(truth)
+            number = _nearest(labels) if self.regions == "nearest" else labels
+            regions.append(torch.from_numpy(number).ravel() + sum(map(len, lesions)))
+            lesions.append(np.arange(int(labels.max(initial=0)) + 1) > 0)
+        return torch.cat(regions), np.concatenate(lesions)
+
+    def _lesions(self, logits: Tensor, target: Tensor, region: Tensor, lesions: NDArray[np.bool_]) -> Tensor:
+        """Return the loss of every lesion, (N,); the other arguments are flat over the batch."""
+        probability = torch.sigmoid(logits)
+        entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+        inside = torch.nonzero(target).squeeze(1)
+        rows = [(region[inside], probability[inside] * target[inside])]
+        rows += [(region, column) for column in (probability + target, entropy, torch.ones_like(target))]
+        sums = torch.stack([logits.new_zeros(len(lesions)).index_add_(0, at, column) for at, column in rows])
+        first = torch.from_numpy(np.maximum.accumulate(np.where(lesions, 0, np.arange(len(lesions)))))
         if self.regions == "blob":  # what is no lesion belongs to each
-            sums = sums + sums[:, :1]
-        both, either, cost, voxels = sums[:, 1:]
+            sums = sums + sums[:, first.to(sums.device)]
+        both, either, cost, voxels = sums[:, torch.from_numpy(lesions).to(sums.device)]
         losses: Tensor = 1 - (2 * both + self.smooth) / (either + self.smooth) + cost / voxels
         return losses
 
@@ -166,7 +177,16 @@ def _components(target: Tensor) -> NDArray[np.int64]:
 
 
 def _nearest(labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Give every voxel the number of the lesion nearest to it, in voxels."""
-    at = ndimage.distance_transform_edt(labels == 0, return_distances=False, return_indices=True)
-    nearest: NDArray[np.int64] = labels[tuple(at)]
-    return nearest
+    """Give every voxel the number of the lesion nearest to it, in voxels.
+
+    Found for blocks of 2x2x2 voxels, which is six times as fast; at a border between two regions, far from both lesions,
+    a block may fall to either.
+    """
+    even = np.pad(labels, [(0, n % 2) for n in labels.shape])
+    blocks = np.zeros([n // 2 for n in even.shape], labels.dtype)
+    for x, y, z in np.ndindex(2, 2, 2):
+        np.maximum(blocks, even[x::2, y::2, z::2], out=blocks)
+    at = ndimage.distance_transform_edt(blocks == 0, return_distances=False, return_indices=True)
+    region = blocks[tuple(at)].repeat(2, 0).repeat(2, 1).repeat(2, 2)
+    region = region[tuple(slice(n) for n in labels.shape)]
+    return np.where(labels > 0, labels, region)

@@ -6,6 +6,7 @@ Any MONAI network can be chosen by config (``_target_: monai.networks.nets.DynUN
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from itertools import pairwise
@@ -62,8 +63,8 @@ def foreground_logit(logits: Tensor, foreground: int = 1) -> Tensor:
     """
     if logits.shape[1] == 1:
         return logits
-    others = [channel for channel in range(logits.shape[1]) if channel != foreground]
-    return logits[:, foreground : foreground + 1] - torch.logsumexp(logits[:, others], dim=1, keepdim=True)
+    others = [part for channel, part in enumerate(logits.split(1, dim=1)) if channel != foreground]
+    return logits.split(1, dim=1)[foreground] - functools.reduce(torch.logaddexp, others)
 
 
 class SpaceToDepthUNet(nn.Module):

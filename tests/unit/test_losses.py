@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from jdm_seg.losses import build_loss
+from jdm_seg.losses import _nearest, build_loss
 
 DICE_CE = {"_target_": "monai.losses.DiceCELoss", "sigmoid": True, "batch": True}
 
@@ -110,7 +110,13 @@ def test_every_lesion_weighs_the_same_in_its_own_surroundings():
     found = loss(
         [torch.tensor(logits, dtype=torch.float32)[None, None]], torch.tensor(target, dtype=torch.uint8)[None, None]
     )
-    assert float(found) == pytest.approx(by_hand(logits, target, [near[0] < near[1], near[1] < near[0]]), rel=1e-5)
+    # regions are found in blocks of two voxels: only where both lesions are about as far may they differ
+    region = _nearest(np.where(np.arange(12)[:, None, None] < 6, 1, 2) * (target > 0))
+    clear = np.abs(near[0] - near[1]) > 2 * np.sqrt(3)
+    assert (region == np.where(near[0] < near[1], 1, 2))[clear].all()
+    assert (region[target > 0] == np.where(near[0] < near[1], 1, 2)[target > 0]).all()
+    assert float(found) == pytest.approx(by_hand(logits, target, [region == 1, region == 2]), rel=1e-5)
+    assert float(found) == pytest.approx(by_hand(logits, target, [near[0] < near[1], near[1] < near[0]]), rel=0.02)
 
 
 def test_blob_loss_hides_the_other_lesions():
