@@ -179,8 +179,8 @@ def _components(target: Tensor) -> NDArray[np.int64]:
 def _nearest(labels: NDArray[np.int64]) -> NDArray[np.int64]:
     """Give every voxel the number of the lesion nearest to it, in voxels.
 
-    Found for blocks of 2x2x2 voxels, which is six times as fast; far from both lesions, at a border between two regions,
-    a block may fall to either.
+    Found for blocks of 2x2x2 voxels, which is six times as fast; far from both lesions, where two regions meet, a block
+    may fall to either.
     """
     even = np.pad(labels, [(0, n % 2) for n in labels.shape])
     blocks = np.zeros([n // 2 for n in even.shape], labels.dtype)

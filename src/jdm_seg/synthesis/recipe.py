@@ -59,6 +59,8 @@ _SMOKE = ((130.0, 160.0), (130.0, 160.0), (100.0, 125.0))
 _CT_SPACING = ((0.98, 0.98, 1.0), (0.98, 0.98, 1.5), (0.8, 0.8, 2.0), (0.98, 0.98, 3.0), (1.1, 1.1, 5.0))
 _STIR_SPACING = ((1.25, 5.0, 1.25), (1.4, 6.0, 1.4), (1.6, 4.5, 1.6), (1.2, 7.0, 1.2))
 _STIR_AXIAL = ((0.9, 0.9, 5.0), (1.2, 1.2, 6.0))
+_DENSE = Priors(count_mean=25.0, count_dispersion=4.0)
+"""Far more than anyone has: for training, where a scan with one deposit teaches little."""
 
 PRESETS: dict[tuple[str, str], Preset] = {
     ("ct", "smoke"): Preset("limb", _SMOKE, ((1.5, 1.5, 1.5), (1.5, 1.5, 2.0)), lookalikes=1.0),
@@ -68,6 +70,9 @@ PRESETS: dict[tuple[str, str], Preset] = {
     ("ct", "benchmark"): Preset("limb", _LIMB, ((0.98, 0.98, 1.5), (0.98, 0.98, 3.0)), 0.2),
     ("stir", "smoke"): Preset("limb", _SMOKE, ((1.5, 5.0, 1.5), (1.5, 6.0, 1.5)), lookalikes=1.0),
     ("stir", "limb"): Preset("limb", ((260.0, 360.0), (130.0, 200.0), (220.0, 340.0)), _STIR_SPACING + _STIR_AXIAL),
+    ("stir", "limb-dense"): Preset(
+        "limb", ((260.0, 360.0), (130.0, 200.0), (220.0, 340.0)), _STIR_SPACING + _STIR_AXIAL, priors=_DENSE
+    ),
     ("stir", "trunk"): Preset("trunk", ((340.0, 440.0), (160.0, 220.0), (280.0, 420.0)), _STIR_SPACING),
     ("stir", "whole"): Preset("whole", None, _STIR_SPACING[:3], priors=Priors(count_mean=15.0), lookalikes=4.0),
     ("stir", "benchmark"): Preset("limb", ((260.0, 340.0), (130.0, 180.0), (220.0, 300.0)), _STIR_SPACING[:2], 0.2),
