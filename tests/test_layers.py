@@ -153,6 +153,7 @@ ORDER = (
     "module",
     "callbacks",
     "train",
+    "sweep",
     "export.calibration",
     "export.validation",
     "export.parity",
@@ -189,7 +190,18 @@ ORDER = (
     "cli",
     "processes.train_rank",
 )
-EXTRAS = ("wandb", "pydicom", "highdicom", "nrrd", "SimpleITK", "submitit", "openvino", "jupytext", "nbclient")
+EXTRAS = (
+    "wandb",
+    "pydicom",
+    "highdicom",
+    "nrrd",
+    "SimpleITK",
+    "submitit",
+    "openvino",
+    "jupytext",
+    "nbclient",
+    "optuna",
+)
 ONLY_IN = {
     "nibabel": {"volume"},
     "hydra": {"config"},

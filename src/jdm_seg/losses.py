@@ -146,13 +146,13 @@ class ComponentDiceCELoss(nn.Module):
 
         Of regions that are none there is one a patch: what belongs to no lesion.
         """
-        regions, lesions = [], []
+        regions, lesions = [], np.zeros(0, bool)
         for truth in target[:, 0]:
             labels = _components(truth)
             number = _nearest(labels) if self.regions == "nearest" else labels
-            regions.append(torch.from_numpy(number).ravel() + sum(map(len, lesions)))
-            lesions.append(np.arange(int(labels.max(initial=0)) + 1) > 0)
-        return torch.cat(regions), np.concatenate(lesions)
+            regions.append(torch.from_numpy(number).ravel() + len(lesions))
+            lesions = np.concatenate([lesions, np.arange(int(labels.max(initial=0)) + 1) > 0])
+        return torch.cat(regions), lesions
 
     def _lesions(self, logits: Tensor, target: Tensor, region: Tensor, lesions: NDArray[np.bool_]) -> Tensor:
         """Return the loss of every lesion, (N,); the other arguments are flat over the batch."""

@@ -63,8 +63,9 @@ def foreground_logit(logits: Tensor, foreground: int = 1) -> Tensor:
     """
     if logits.shape[1] == 1:
         return logits
-    others = [part for channel, part in enumerate(logits.split(1, dim=1)) if channel != foreground]
-    return logits.split(1, dim=1)[foreground] - functools.reduce(torch.logaddexp, others)
+    parts = torch.split(logits, 1, dim=1)
+    others = [part for channel, part in enumerate(parts) if channel != foreground]
+    return parts[foreground] - functools.reduce(torch.logaddexp, others)
 
 
 class SpaceToDepthUNet(nn.Module):

@@ -8,18 +8,28 @@ from typing import Annotated
 
 import typer
 
-from jdm_seg.cli.app import app
-from jdm_seg.cli.console import log_to_stderr, say_next
+from jdm_seg.cli.app import Quiet, app
+from jdm_seg.cli.console import log_to_stderr, say_next, steps
 
 
 @app.command(
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    context_settings={"ignore_unknown_options": True},
     epilog="Example: jdm-seg train experiment=ct_smoke trainer.max_epochs=3 seed=1. "
     "Sweep: jdm-seg train -m seed=1,2,3. Go on after a crash: jdm-seg train experiment=ct_smoke ckpt=last. "
     "Show the config: jdm-seg train --cfg job.",
 )
-def train(context: typer.Context) -> None:
-    """Train a network; arguments are Hydra overrides. Writes a run folder."""
+def train(
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="key=value, of Hydra. What to train on: data.root=FOLDER (labelled), data.backgrounds=FOLDER "
+            "(unlabelled), or neither (synthetic). A recipe: experiment=auto, ct, ct_inserted, ct_smoke, finetune, "
+            "stir or stir_smoke. Then anything, such as trainer.max_epochs=50 run_dir=runs/mine; all of it: "
+            "jdm-seg train --cfg job, docs/train.md. -m runs every combination of values."
+        ),
+    ] = None,
+) -> None:
+    """Train a network. Writes a run folder."""
     from jdm_seg.config import TrainConfig, run_with_hydra
 
     first = int(os.environ.get("LOCAL_RANK", "0")) == 0  # one of the processes of several devices speaks
@@ -33,7 +43,33 @@ def train(context: typer.Context) -> None:
             say_next(f"jdm-seg export {os.path.relpath(folder)} models/{config.name}")
 
     log_to_stderr(quiet=not first)
-    run_with_hydra(task, context.args)
+    run_with_hydra(task, overrides or [])
+
+
+@app.command(
+    context_settings={"ignore_unknown_options": True},
+    epilog="Example: jdm-seg sweep runs/search --trials 20 --search optimizer.lr=1e-4:1e-2:log "
+    "--search loss=dice_ce,blob experiment=ct_smoke. The same command again goes on, or searches along elsewhere.",
+)
+def sweep(
+    folder: Annotated[Path, typer.Argument(help="Folder for the search: a run folder a trial, trials.csv.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value for every run, as train takes them.")] = None,
+    search: Annotated[
+        list[str] | None,
+        typer.Option(help="key=a,b,c to choose from; key=low:high for a range, :log by magnitude. Repeat it."),
+    ] = None,
+    trials: Annotated[int, typer.Option(min=1, help="Runs in all, those of earlier calls included.")] = 20,
+    seed: Annotated[int, typer.Option(min=0, help="Of the search.")] = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Search for settings: every trial is a training run, bad ones are stopped early (extra sweep)."""
+    from jdm_seg.sweep import TABLE, Setting, run_sweep, shown
+
+    settings = [Setting.parse(text) for text in search or ()]
+    with steps(quiet) as say:
+        best = run_sweep(folder, settings, overrides or [], trials=trials, seed=seed, on_trial=say)
+    print(f"best of {trials} trials: {best.value:.3f} with {shown(best)}; all of them in {folder / TABLE}")
+    say_next(f"jdm-seg export {folder}/trial-{best.number:04d} models/best", quiet=quiet)
 
 
 @app.command(epilog="Example: jdm-seg export runs/ct_smoke/2026-01-31_12-00-00 models/mine")
