@@ -71,7 +71,7 @@ class _Run:
         self._network = build_network(config.network).train()
         self._loss = build_loss(config.loss)
         self._optimizer = torch.optim.AdamW(self._network.parameters(), lr=1e-3)
-        self._batches = _endless(data.train_dataloader())
+        self._batches = _endless(data)
         self._bf16 = precision_of("auto", "cpu") == "bf16-mixed"
 
     def step_seconds(self) -> float:
@@ -93,9 +93,10 @@ def _repeated(config: TrainConfig) -> TrainConfig:
     return replace(config, data=replace(config.data, repeat_one=True, workers=0))
 
 
-def _endless(loader: Any) -> Iterator[dict[str, Any]]:
+def _endless(data: CaseDataModule) -> Iterator[dict[str, Any]]:
+    loader = data.train_dataloader()
     while True:
-        yield from loader
+        yield from (data.on_after_batch_transfer(batch, 0) for batch in loader)
 
 
 if __name__ == "__main__":

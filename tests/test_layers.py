@@ -128,6 +128,7 @@ ORDER = (
     "losses",
     "cache",
     "patches",
+    "augment",
     "data",
     "inference.prediction",
     "baseline",

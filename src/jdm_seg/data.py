@@ -12,6 +12,7 @@ import numpy as np
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
+from jdm_seg.augment import BatchAugment
 from jdm_seg.cache import CaseCache, read_sample, sample_size
 from jdm_seg.cases import Case, as_modality, check_disjoint, find_scans, manifest_path, read_manifest, split_by_subject
 from jdm_seg.config import AugmentConfig, DataConfig, PreprocessConfig
@@ -19,7 +20,7 @@ from jdm_seg.errors import CaseNotFoundError, InputError
 from jdm_seg.patches import EpochSampler, PatchDataset, PatchLoader, Source
 from jdm_seg.synthesis.dataset import origin_of, synthesize_dataset, synthetic_origin
 from jdm_seg.synthesis.insert import InsertCalcinosisd
-from jdm_seg.transforms import CropPatchd, LoadCase, Normalized, air_value, build_augment
+from jdm_seg.transforms import CropPatchd, LoadCase, Normalized, air_value
 
 
 class CaseDataModule(LightningDataModule):
@@ -40,6 +41,7 @@ class CaseDataModule(LightningDataModule):
         self.seed = seed
         self._splits: tuple[_Members, _Members] | None = None
         self._patches: PatchDataset | None = None
+        self._augment: BatchAugment | None = None
         self._loader: PatchLoader | None = None
         self._resumed: dict[str, int] = {}
 
@@ -137,7 +139,8 @@ class CaseDataModule(LightningDataModule):
         crop = CropPatchd(
             config.patch_size, config.foreground_share, air_value(self.preprocess), hard_share=config.hard_share
         )
-        finish = [Normalized(), *build_augment(self.augment, spacing)]
+        finish = [Normalized()]
+        self._augment = None if config.repeat_one else BatchAugment(self.augment, spacing, self.seed)
         share = config.foreground_share
         insert = InsertCalcinosisd(spacing, probability=share, modality=modality, skeleton=config.skeleton)
         drawn = [crop, insert, *finish]
@@ -168,6 +171,13 @@ class CaseDataModule(LightningDataModule):
             self._loader.load_state_dict(self._resumed)
             self._resumed = {}
         return self._loader
+
+    def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
+        """Change training patches at random, on the device that trains; whole scans stay as they are."""
+        if "key" not in batch or self._augment is None:
+            return batch
+        image, label = self._augment(batch["image"], batch["label"], [tuple(key) for key in batch["key"].tolist()])
+        return {**batch, "image": image, "label": label}
 
     def _rank(self) -> tuple[int, int]:
         """Return the number of this process and how many there are."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import monai.transforms as mt
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -61,7 +62,7 @@ class PatchDataset(Dataset[dict[str, Any]]):
         self._first: dict[str, Any] | None = None
 
     def __getitem__(self, key: Key) -> dict[str, Any]:
-        """Return ``image`` and ``label`` tensors (1, *patch_size) and the case id."""
+        """Return ``image`` and ``label`` tensors (1, *patch_size), the case id, and the key as a tensor (2,)."""
         if self._first is not None:
             return self._first
         epoch, number = key
@@ -70,7 +71,7 @@ class PatchDataset(Dataset[dict[str, Any]]):
         rng = np.random.default_rng((self.seed, epoch, within // len(folders), turn))
         case = int(rng.permutation(len(folders))[within % len(folders)])
         transform.set_random_state(int(np.random.default_rng((self.seed, epoch, number, 1)).integers(2**31)))
-        result: dict[str, Any] = transform(read_sample(folders[case]))
+        result: dict[str, Any] = {**transform(read_sample(folders[case])), "key": torch.tensor(key)}
         if self.repeat_one:
             self._first = result
         return result

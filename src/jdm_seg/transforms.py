@@ -1,4 +1,4 @@
-"""Cases to patches: loading, cropping, normalisation and augmentation while training."""
+"""Cases to patches: loading, cropping and normalisation while training."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from jdm_seg.cases import Case, as_modality
-from jdm_seg.config import AugmentConfig, PreprocessConfig
+from jdm_seg.config import PreprocessConfig
 from jdm_seg.model_grid import air_value as air_value
 from jdm_seg.model_grid import intensity_range as intensity_range
 from jdm_seg.model_grid import normalize as normalize
@@ -192,40 +192,3 @@ class Normalized(mt.MapTransform):  # type: ignore[misc]
         image = normalize(np.asarray(data["image"]).astype(np.float32), data["limits"])
         label = torch.from_numpy(np.array(data["label"]))  # a copy: prepared cases are read-only maps
         return {"case_id": data["case_id"], "image": torch.from_numpy(image), "label": label}
-
-
-class Plain(mt.Transform):  # type: ignore[misc]
-    """Return plain tensors: image float32, label uint8. MONAI's own tensor type would travel on into the network."""
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Return case id, image and label."""
-        image, label = (torch.as_tensor(np.asarray(data[key])) for key in ("image", "label"))
-        return {"case_id": data["case_id"], "image": image.float(), "label": label.to(torch.uint8)}
-
-
-def build_augment(config: AugmentConfig, spacing: Spacing) -> list[mt.Transform]:
-    """Return MONAI transforms on normalised ``image`` and ``label`` patches, plain tensors at the end.
-
-    Left-right flips are allowed: a limb's deposits know no side.
-    """
-    both = ("image", "label")
-    radians = float(np.deg2rad(config.rotation_deg))
-    # voxels are rotated, not mm: only in a plane of equal spacings is that a rotation of the body
-    planes = ((1, 2), (0, 2), (0, 1))
-    rotation = tuple(radians if np.isclose(spacing[a], spacing[b], rtol=0.1) else 0.0 for a, b in planes)
-    return [
-        *(mt.RandFlipd(both, prob=config.flip, spatial_axis=axis) for axis in range(3)),
-        mt.RandAffined(
-            both,
-            prob=config.affine,
-            rotate_range=rotation,
-            scale_range=(config.scale,) * 3,
-            mode=("bilinear", "nearest"),
-            padding_mode="border",
-        ),
-        mt.RandGaussianSmoothd("image", (0.3, 0.8), (0.3, 0.8), (0.3, 0.8), prob=config.smooth),
-        mt.RandScaleIntensityd("image", 0.1, prob=config.contrast),
-        mt.RandShiftIntensityd("image", 0.03, prob=config.contrast),
-        mt.RandGaussianNoised("image", prob=config.noise, std=config.noise_std),
-        Plain(),
-    ]
