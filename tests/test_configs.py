@@ -75,6 +75,11 @@ def test_every_optimizer_is_built(name):
         (["data.patch_size=[64,64]"], "data.patch_size: expected three values"),
         (["data.patch_size=[64,64,65]"], "data.patch_size: expected multiples of 8"),
         (["preprocess.spacing=[1,1,0]"], "preprocess.spacing: expected positive mm"),
+        (["data.oedema=true"], "network.out_channels: expected at least 3, for background, deposit and oedema"),
+        (
+            ["data.oedema=true", "network.out_channels=3", "data.backgrounds=x"],
+            "data.oedema: expected no data.backgrounds",
+        ),
         (["data.skeleton=true"], "network.out_channels: expected at least 3, for background, deposit and bone"),
         (["preprocess.modality=pet"], "preprocess.modality: expected ct or stir, found 'pet'"),
         (["preprocess.intensity.low=2000"], "preprocess.intensity: expected low below high"),

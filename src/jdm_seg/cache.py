@@ -96,7 +96,7 @@ def sample_size(folder: Path) -> int:
 
 
 def _files(case: Case) -> list[Path]:
-    return [path for path in (case.image, case.label, case.ignore, case.faint) if path is not None]
+    return list(case.files.values())
 
 
 def _write(folder: Path, sample: dict[str, Any]) -> None:

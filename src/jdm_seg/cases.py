@@ -4,7 +4,7 @@ A manifest is a MONAI datalist (``datalist.json``) or a CSV table with a header.
 the manifest's folder. Fields: ``image``, ``label`` (may be missing), ``case_id`` (default: the image's file name),
 ``subject_id`` (default: the case id), ``modality`` (``ct`` or ``stir``; default: the manifest's), ``ignore`` (a mask of
 what neither teaches nor counts), ``faint`` (a mask of deposits that nobody can see: they count and do not teach),
-``stratum`` (kind of case), and in CSV ``split``.
+``oedema`` (a mask of it, STIR), ``stratum`` (kind of case), and in CSV ``split``.
 """
 
 from __future__ import annotations
@@ -30,6 +30,9 @@ DATALIST = "datalist.json"
 _FAT_HU = -50
 
 
+_FILES = ("image", "label", "ignore", "faint", "oedema")
+
+
 @dataclass(frozen=True)
 class Case:
     """One scan, with its label if there is one.
@@ -42,6 +45,7 @@ class Case:
         label: Path of the mask on the same grid, or None.
         ignore: Path of a mask of what neither teaches nor counts, on the same grid, or None.
         faint: Path of a mask of labelled deposits that do not teach because nobody could see them, or None.
+        oedema: Path of a mask of oedema, which a network may learn beside deposits, or None.
         stratum: Kind of case, by which figures are given apart; empty without one.
         study: Hash of the DICOM study that ``image`` (then a folder, zip or file) holds; empty for NIfTI.
     """
@@ -55,6 +59,12 @@ class Case:
     stratum: str = ""
     study: str = ""
     faint: Path | None = None
+    oedema: Path | None = None
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """The files that there are, by the field that names them."""
+        return {name: path for name in _FILES if (path := getattr(self, name)) is not None}
 
     def __post_init__(self) -> None:
         """Refuse ids that cannot be a file name: they become one."""
@@ -185,7 +195,7 @@ def write_manifest(path: Path | str, manifest: Manifest, **fields: Any) -> None:
     path = Path(path)
     rows = {split: [_row(case, path.parent) for case in members] for split, members in manifest.cases.items()}
     if path.suffix.lower() == ".csv":
-        columns = ("split", "case_id", "subject_id", "modality", "image", "label", "ignore", "faint", "stratum")
+        columns = ("split", "case_id", "subject_id", "modality", *_FILES, "stratum")
         write_table(path, columns, ({"split": split, **row} for split, members in rows.items() for row in members))
         return
     write_text(path, json.dumps({**fields, **rows}, indent=1) + "\n")
@@ -352,10 +362,10 @@ def _case(row: dict[str, Any], path: Path) -> Case:
             path, expected="an image in every row", found="a row without", remedy="add the path of the scan"
         )
     image = path.parent / str(row["image"])
-    label, ignore, faint = (path.parent / str(row[k]) if row.get(k) else None for k in ("label", "ignore", "faint"))
+    files: dict[str, Any] = {name: path.parent / str(row[name]) for name in _FILES if row.get(name)}
     case_id = str(row.get("case_id") or case_id_of(image))
-    for file in (image, label, ignore, faint):
-        if file is not None and not file.is_file():
+    for file in files.values():
+        if not file.is_file():
             raise CaseNotFoundError(
                 case_id,
                 expected=f"the file {file.name} that {path.name} names",
@@ -364,14 +374,12 @@ def _case(row: dict[str, Any], path: Path) -> Case:
             )
     modality = as_modality(row.get("modality") or "ct", path)
     subject = str(row.get("subject_id") or case_id)
-    return Case(case_id, subject, modality, image, label, ignore, str(row.get("stratum") or ""), faint=faint)
+    return Case(case_id, subject, modality, stratum=str(row.get("stratum") or ""), **files)
 
 
 def _row(case: Case, base: Path) -> dict[str, str]:
     row = {"case_id": case.case_id, "subject_id": case.subject_id, "modality": case.modality}
-    for key, file in (("image", case.image), ("label", case.label), ("ignore", case.ignore), ("faint", case.faint)):
-        if file is not None:
-            row[key] = Path(os.path.relpath(file, base)).as_posix()
+    row |= {name: Path(os.path.relpath(file, base)).as_posix() for name, file in case.files.items()}
     return row | ({"stratum": case.stratum} if case.stratum else {})
 
 

@@ -117,6 +117,8 @@ class DataConfig:
     skeleton: bool = False
     """CT: label bone as a second class, found by CT number and shape. It fills a hundred times more voxels than
     deposits and is what they are mistaken for. The network needs three classes (``network.out_channels=3``)."""
+    oedema: bool = False
+    """STIR: label oedema as a second class, where the data set has a mask of it. It needs three classes too."""
     workers: int = 0
     """Processes that make patches; 0: the training process itself."""
     repeat_one: bool = False
@@ -338,8 +340,11 @@ class TrainConfig:
         some = self.data.root is not None or self.data.backgrounds is not None or made
         _check(self.seed >= 0, "seed", "0 or more", self.seed)
         channels = int(self.network.get("out_channels", 3))
-        enough = channels >= 3 or not self.data.skeleton
-        _check(enough, "network.out_channels", "at least 3, for background, deposit and bone (data.skeleton)", channels)
+        for name, on, second in (("skeleton", self.data.skeleton, "bone"), ("oedema", self.data.oedema, "oedema")):
+            wanted = f"at least 3, for background, deposit and {second} (data.{name})"
+            _check(channels >= 3 or not on, "network.out_channels", wanted, channels)
+        known = not (self.data.oedema and self.data.backgrounds)
+        _check(known, "data.oedema", "no data.backgrounds: nobody marked oedema in them", self.data.backgrounds)
         _check(some, "data", "data.root (labelled cases), data.backgrounds (unlabelled scans) or both", "neither")
 
 

@@ -122,9 +122,10 @@ class CaseDataModule(LightningDataModule):
     def _caches(self) -> tuple[CaseCache, CaseCache]:
         """Return the caches of labelled cases and of scans."""
         settings = self.preprocess
-        root, bone = Path(self.config.cache), self.config.skeleton
+        root = Path(self.config.cache)
+        extra = {name: True for name in ("skeleton", "oedema") if getattr(self.config, name)}
         return (
-            CaseCache(root, LoadCase(settings, skeleton=bone), ["labelled", settings, *(["skeleton"] if bone else [])]),
+            CaseCache(root, LoadCase(settings, **extra), ["labelled", settings, *extra]),
             CaseCache(root, LoadCase(settings, host=True), ["scans", settings]),
         )
 

@@ -20,7 +20,7 @@ from jdm_seg.model_grid import normalize as normalize
 from jdm_seg.model_grid import preprocess as preprocess
 from jdm_seg.model_grid import preprocess_label as preprocess_label
 from jdm_seg.synthesis.anatomy.tissue import Tissue
-from jdm_seg.synthesis.insert import HOST_KEYS, IGNORE, SKELETON, estimate_tissue, host_arrays
+from jdm_seg.synthesis.insert import HOST_KEYS, IGNORE, OEDEMA, SKELETON, estimate_tissue, host_arrays
 from jdm_seg.volume import Spacing, read_volume
 
 FloatArray = NDArray[np.float32]
@@ -41,11 +41,14 @@ class LoadCase(mt.Transform):  # type: ignore[misc]
     with ``host=True`` also what insertion needs, by :data:`~jdm_seg.synthesis.insert.HOST_KEYS`.
     """
 
-    def __init__(self, config: PreprocessConfig, *, host: bool = False, skeleton: bool = False) -> None:
-        """Set the preprocessing, whether deposits will be inserted, and whether bone gets a label (CT)."""
+    def __init__(
+        self, config: PreprocessConfig, *, host: bool = False, skeleton: bool = False, oedema: bool = False
+    ) -> None:
+        """Set the preprocessing, whether deposits will be inserted, and if bone (CT) or oedema (STIR) get a label."""
         self.config = config
         self.host = host
         self.skeleton = skeleton and config.modality == "ct"
+        self.oedema = oedema and config.modality == "stir"
 
     def __call__(self, case: Case) -> dict[str, Any]:
         """Read and preprocess one case; see the class for the keys."""
@@ -56,11 +59,11 @@ class LoadCase(mt.Transform):  # type: ignore[misc]
             mask = read_volume(case.label)
             scan.check_same_grid(mask)
             label = preprocess_label(mask, placement)
-        for path in (case.ignore, case.faint):
+        for path, code in ((case.oedema if self.oedema else None, OEDEMA), (case.ignore, IGNORE), (case.faint, IGNORE)):
             if path is not None:
                 zone = read_volume(path)
-                scan.check_same_grid(zone, "ignore zone")
-                label[preprocess_label(zone, placement) > 0] = IGNORE
+                scan.check_same_grid(zone, f"{path.parent.name} mask")
+                label[(preprocess_label(zone, placement) > 0) & ((label == 0) | (code == IGNORE))] = code
         if self.skeleton:
             label[(label == 0) & _bone(image, label == 1, self.config.spacing)] = SKELETON
         sample = {

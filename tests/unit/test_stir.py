@@ -9,14 +9,19 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from jdm_seg.cases import read_manifest
+from jdm_seg.config import PreprocessConfig
 from jdm_seg.physics import FAT_T1_MS, T1_MS, T2_MS
 from jdm_seg.synthesis.anatomy.tissue import WHOLE, Tissue, TissueMap
+from jdm_seg.synthesis.dataset import synthesize_dataset
 from jdm_seg.synthesis.deposits.calcinosis import Calcinosis, Deposit
 from jdm_seg.synthesis.stir.acquisition import acquire_stir, add_deposits, body_signal, sample_stir
 from jdm_seg.synthesis.stir.oedema import Oedema, add_oedema
 from jdm_seg.synthesis.stir.scan import Readout, read_out, station_places
 from jdm_seg.synthesis.stir.signal import fat_null_ti, inversion_recovery, relative_signal, tissue_signals
 from jdm_seg.synthesis.stir.slices import Slices
+from jdm_seg.transforms import LoadCase
+from jdm_seg.volume import read_volume, write_volume
 
 SPACING = (1.5, 5.0, 1.5)
 TIMES = {1.5: {"ti": 160.0, "te": 60.0, "tr": 5000.0}, 3.0: {"ti": 220.0, "te": 60.0, "tr": 5000.0}}
@@ -395,3 +400,21 @@ def test_a_scan_is_replayed_by_its_seed_whatever_its_orientation(slice_axis):
     assert (image == again).all()
     assert (oedema == oedema_again).all()
     assert (image != other).any()
+
+
+def test_oedema_is_a_second_class_that_gives_way_to_deposits(tmp_path):
+    """A mask of half of the scan becomes class 2, but for deposits and what is ignored."""
+    synthesize_dataset(tmp_path, modality="stir", cases=1, seed=3, preset="smoke")
+    (case,) = read_manifest(tmp_path).all
+    assert case.oedema is not None
+    scan = read_volume(case.oedema)
+    half = np.zeros(scan.array.shape, np.uint8)
+    half[:, : half.shape[1] // 2 + 1] = 1
+    write_volume(case.oedema, half, scan)
+    settings = PreprocessConfig(modality="stir", spacing=scan.to_canonical().spacing)
+    plain, taught = LoadCase(settings)(case)["label"], LoadCase(settings, oedema=True)(case)["label"]
+    assert (plain == 1).any()
+    assert ((taught == 2) <= (plain == 0)).all()
+    assert np.array_equal(taught == 1, plain == 1)
+    share = (taught == 2).sum() / (plain == 0).sum()
+    assert 0.4 < share < 0.65

@@ -37,6 +37,7 @@ from jdm_seg.volume import Spacing
 __all__ = [
     "HOST_KEYS",
     "IGNORE",
+    "OEDEMA",
     "SKELETON",
     "InsertCalcinosisd",
     "estimate_stir_tissue",
@@ -51,6 +52,8 @@ __all__ = [
 
 SKELETON = 2
 """Label of bone where a network learns it beside deposits (``data.skeleton``)."""
+OEDEMA = 2
+"""The same on STIR (``data.oedema``)."""
 IGNORE = 255
 """Label of voxels that neither teach nor count: dense in the original scan, and nobody knows what they are."""
 HOST_KEYS = ("tissue", "depth_mm", "muscle_mm", "bone_mm", "background")
