@@ -141,11 +141,13 @@ class DataConfig:
 class IntensityConfig:
     """How voxel values become network input: ``low`` maps to -1 and ``high`` to 1, clipped.
 
-    ``window``: low and high are HU. ``percentile``: low and high are percentiles of the scan's own body.
+    ``window``: low and high are HU. ``percentile``: low and high are percentiles of the scan's own body. ``median``:
+    they are multiples of its median, which bright fluid does not move: in 24 synthetic STIR limbs the median lay between
+    0.1 and 1.1 times the signal of muscle (half of them 0.6 to 0.9), the 99.5th percentile between 1.7 and 10 times.
 
     Attributes:
-        kind: ``window`` or ``percentile``.
-        low: Lower end, HU or percentile.
+        kind: ``window``, ``percentile`` or ``median``.
+        low: Lower end, HU, percentile or multiple.
         high: Upper end.
     """
 
@@ -155,7 +157,8 @@ class IntensityConfig:
 
     def __post_init__(self) -> None:
         """Check the rule's name and order."""
-        _check(self.kind in ("window", "percentile"), "preprocess.intensity.kind", "window or percentile", self.kind)
+        kinds = ("window", "percentile", "median")
+        _check(self.kind in kinds, "preprocess.intensity.kind", "window, percentile or median", self.kind)
         _check(self.low < self.high, "preprocess.intensity", "low below high", (self.low, self.high))
 
 

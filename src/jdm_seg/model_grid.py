@@ -110,14 +110,18 @@ def intensity_range(image: NDArray[Any], config: IntensityConfig) -> tuple[float
     """Return the values that become -1 and 1.
 
     Args:
-        image: The whole scan on the model's grid; percentiles are taken where it is brighter than its own mean,
-            which is the body.
+        image: The whole scan on the model's grid; percentiles and the median are taken where it is brighter than its
+            own mean, which is the body.
         config: The rule.
     """
     if config.kind == "window":
         return config.low, config.high
     bright = image[image > image.mean()]
-    low, high = np.percentile(bright if bright.size else image, (config.low, config.high))
+    body = bright if bright.size else image
+    if config.kind == "median":
+        middle = max(float(np.median(body)), 1e-3)
+        return config.low * middle, config.high * middle
+    low, high = np.percentile(body, (config.low, config.high))
     return min(0.0, float(low)), max(float(high), 1e-3)
 
 

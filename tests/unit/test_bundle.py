@@ -124,9 +124,9 @@ def test_metadata_names_what_goes_in_and_out(model):
     assert "not a medical device" in content["intended_use"]
 
 
-def test_percentile_rule_is_the_one_of_training(model):
+@pytest.mark.parametrize("rule", [IntensityConfig("percentile", 1.0, 99.5), IntensityConfig("median", 0.0, 8.0)])
+def test_rule_of_the_scan_is_the_one_of_training(model, rule):
     """STIR has no units: the expression in the bundle against the function that training uses."""
-    rule = IntensityConfig("percentile", 1.0, 99.5)
     spec = ModelSpec("s", PreprocessConfig("stir", intensity=rule), (32, 32, 32), 0.25, 0.5, {})
     (step,) = [t for t in inference(spec)["preprocessing"]["transforms"] if t["_target_"] == "Lambdad"]
     image = np.random.default_rng(0).gamma(2, 100, (1, 20, 20, 20)).astype(np.float32)

@@ -22,8 +22,8 @@ def limb(shape=(90, 70, 60), spacing=(0.9, 1.1, 2.0)) -> Volume:
 
 
 def config(kind="window", spacing=(1.5, 1.5, 1.5)) -> PreprocessConfig:
-    limits = (-200.0, 1300.0) if kind == "window" else (0.0, 99.5)
-    return PreprocessConfig("ct", spacing, IntensityConfig(kind, *limits))
+    limits = {"window": (-200.0, 1300.0), "percentile": (0.0, 99.5), "median": (0.0, 3.0)}
+    return PreprocessConfig("ct", spacing, IntensityConfig(kind, *limits[kind]))
 
 
 def smooth_logits(shape, seed=0):
@@ -95,7 +95,7 @@ def test_logit_by_hand():
     assert logit_of(0.9) == pytest.approx(np.log(9))
 
 
-@pytest.mark.parametrize("kind", ["window", "percentile"])
+@pytest.mark.parametrize("kind", ["window", "percentile", "median"])
 @pytest.mark.parametrize("dtype", [np.int16, np.float32])
 def test_planes_are_what_training_sees(kind, dtype):
     """Streamed planes of a scan equal the whole preprocessing, and leave the scan as it was."""

@@ -172,9 +172,13 @@ def _intensity(rule: IntensityConfig) -> dict[str, Any]:
             "b_max": 1.0,
             "clip": True,
         }
-    bright = f"np.percentile(np.asarray(x)[np.asarray(x) > float(x.mean())], ({rule.low!r}, {rule.high!r}))"
+    bright = "np.asarray(x)[np.asarray(x) > float(x.mean())]"
     scale = "lambda low, high: torch.clamp((x - low) * (2 / (high - low)) - 1, -1, 1)"
-    limits = f"(lambda p: (min(0.0, float(p[0])), max(float(p[1]), 1e-3)))({bright})"
+    if rule.kind == "median":
+        limits = f"(lambda m: ({rule.low!r} * m, {rule.high!r} * m))(max(float(np.median({bright})), 1e-3))"
+    else:
+        ends = f"np.percentile({bright}, ({rule.low!r}, {rule.high!r}))"
+        limits = f"(lambda p: (min(0.0, float(p[0])), max(float(p[1]), 1e-3)))({ends})"
     return {"_target_": "Lambdad", "keys": "image", "func": f"$lambda x: ({scale})(*{limits})"}
 
 
