@@ -142,8 +142,8 @@ class IntensityConfig:
     """How voxel values become network input: ``low`` maps to -1 and ``high`` to 1, clipped.
 
     ``window``: low and high are HU. ``percentile``: low and high are percentiles of the scan's own body. ``median``:
-    they are multiples of its median, which bright fluid does not move: in 24 synthetic STIR limbs the median lay between
-    0.1 and 1.1 times the signal of muscle (half of them 0.6 to 0.9), the 99.5th percentile between 1.7 and 10 times.
+    they are multiples of its median, which bright fluid does not move: in 24 synthetic STIR limbs the median lay at
+    0.1 to 1.1 times the signal of muscle (half of them 0.6 to 0.9), the 99.5th percentile at 1.7 to 10 times.
 
     Attributes:
         kind: ``window``, ``percentile`` or ``median``.
