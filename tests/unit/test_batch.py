@@ -168,6 +168,17 @@ class TestKeeping:
         assert [row["status"] for row in csv.DictReader((out / "cohort.csv").open(newline=""))] == ["done"] * 4
         assert all(row["seconds"] for row in csv.DictReader((out / "cohort.csv").open(newline="")))
 
+    def test_a_page_of_replaced_results_goes_and_replacing_is_said(self, scans, tmp_path, caplog):
+        out, scan = tmp_path / "out", scans / "s0.nii.gz"
+        predict_batch(scan, out, Bright())
+        (out / "report.html").write_text("6 deposits")
+        predict_batch(scan, out, Bright())
+        assert (out / "report.html").is_file()
+        assert caplog.text == ""
+        predict_batch(scan, out, Bright(), kv="100")
+        assert not (out / "report.html").exists()
+        assert "out holds results of bright with other settings; they are made anew" in caplog.text
+
     def test_another_time_is_not_another_scan_but_another_content_is(self, scans, tmp_path, monkeypatch):
         out, scan = tmp_path / "out", scans / "s0.nii.gz"
         predict_batch(scan, out, Bright())

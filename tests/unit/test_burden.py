@@ -9,6 +9,7 @@ from numpy.testing import assert_array_equal
 
 from jdm_seg.burden.analysis import (
     AGATSTON_EDGES_HU,
+    _warnings,
     agatston_edges_hu,
     agatston_score,
     analyse_mask,
@@ -414,3 +415,11 @@ class TestStir:
         empty = analyse_mask(scan, np.zeros_like(mask), case_id="thigh", modality="stir").burden
         assert empty["stir"]["void_ml"] == 0
         json.dumps(burden, allow_nan=False)
+
+
+def test_lesions_at_a_bone_are_named():
+    grid = Grid((10, 10, 10), np.eye(4))
+    rows = [Lesion(n, 500.0, 1, 1, 0, 0, 0, bone_mm=away, mass_mg_ha=20.0) for n, away in enumerate((0.0, 9.0, 3.3), 1)]
+    (text,) = [w for w in _warnings(rows, grid, 1.0, is_ct=True, kv_is_known=True) if "bone" in w]
+    assert text.startswith("2 of 3 lesions lie at a bone (number 1, 3; 1.00 mL, 40 mg together)")
+    assert not [w for w in _warnings(rows[1:2], grid, 1.0, is_ct=True, kv_is_known=True) if "bone" in w]

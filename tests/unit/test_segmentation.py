@@ -377,7 +377,10 @@ class TestOtherTools:
         from jdm_seg.inference.batch import BatchOptions, predict_batch
 
         source = real_data / "dicom" / "sts-028" / "CT"
-        options = BatchOptions(dicom_seg=True, dicom_sr=True)
+        alone = BatchOptions(dicom_seg=True)
+        (row,) = predict_batch(source, tmp_path, ThresholdSegmenter("ct"), options=alone).rows
+        assert not (tmp_path / row["case_id"] / "measurements.dcm").exists()
+        options = BatchOptions(dicom_seg=True, dicom_sr=True, keep_patient=True)
         (row,) = predict_batch(source, tmp_path, ThresholdSegmenter("ct"), options=options).rows
         assert row["status"] == "done", row["error"]
         folder = tmp_path / row["case_id"]
@@ -388,5 +391,6 @@ class TestOtherTools:
         np.testing.assert_array_equal(lesions.array, read_volume(folder / "lesions.nii.gz").array)
         groups = pydicom.dcmread(folder / "measurements.dcm").ContentSequence
         assert groups, "a report with content"
-        (kept,) = predict_batch(source, tmp_path, ThresholdSegmenter("ct"), options=options).rows
-        assert kept["status"] == "kept"
+        for fewer in (options, alone):
+            (kept,) = predict_batch(source, tmp_path, ThresholdSegmenter("ct"), options=fewer).rows
+            assert kept["status"] == "kept"

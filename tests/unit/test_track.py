@@ -169,6 +169,26 @@ class TestFates:
         )
         found = summarise(track_lesions(baseline, follow_up, HERE), baseline, follow_up, HERE)
         assert (found["before"], found["after"], found["fates"]["out_of_view"]) == (50.0, 50.0, 1)
+        assert any("1 of 2 findings lie where only one scan looked (30 mg at baseline" in w for w in found["warnings"])
+
+    def test_two_methods_and_two_people_are_warned_of(self):
+        point = self.timepoint((10, 2, 50.0))
+
+        def by(**made_by):
+            return Timepoint(point.labels, point.lesions, {**point.burden, "prediction": made_by})
+
+        def warnings(one, other, correlation=0.95):
+            alignment = replace(HERE, correlation=correlation)
+            return summarise(track_lesions(one, other, alignment), one, other, alignment)["warnings"]
+
+        ct = by(model="ct", model_sha256="48b2403fc2", threshold=0.4)
+        assert warnings(ct, ct) == []
+        (text,) = warnings(ct, by(model="threshold", threshold=200))
+        assert "segmented by ct 48b2403f at 0.4, the follow-up by threshold at 200" in text
+        (text,) = warnings(ct, by(model="ct", model_sha256="ffff", threshold=0.4))
+        assert "may be the method" in text
+        (text,) = warnings(ct, ct, correlation=0.63)
+        assert "same part of one person" in text
 
 
 class TestAlignment:

@@ -47,6 +47,8 @@ PROBABILITY = "probability.nii.gz"
 
 DENSE_HU = 1000
 """``dense_fraction`` is the share of lesion voxels over it: stone rather than paste (assumed)."""
+_AT_BONE_MM = 4.0
+"""One step of the map that the distance to bone is read from, and a little."""
 _THICK_MM = 2.5
 _ASSUMED_BLUR = (
     "Too little skin is in view to read how sharp the scan is; blur is assumed to be that of a soft kernel. With a "
@@ -465,6 +467,16 @@ def _warnings(lesions: list[Lesion], grid: Grid, floor_mm3: float, *, is_ct: boo
         warnings.append(
             f"{guessed} of {len(lesions)} lesions are too thin or too faint to tell density and volume apart; "
             "their integrated volume follows the mask."
+        )
+    at_bone = [lesion for lesion in lesions if lesion.bone_mm is not None and lesion.bone_mm <= _AT_BONE_MM]
+    if is_ct and at_bone:
+        volume, mass = (
+            sum(getattr(lesion, name) or 0.0 for lesion in at_bone) for name in ("volume_mm3", "mass_mg_ha")
+        )
+        numbers = ", ".join(str(lesion.lesion) for lesion in at_bone[:12]) + (", ..." if len(at_bone) > 12 else "")
+        warnings.append(
+            f"{len(at_bone)} of {len(lesions)} lesions lie at a bone (number {numbers}; {volume / 1000:.2f} mL, "
+            f"{mass:.0f} mg together): look whether they are part of it."
         )
     if is_ct and lesions and all(lesion.region == "unknown" for lesion in lesions):
         warnings.append(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -200,12 +201,23 @@ def _safe_id(file: Path, number: int) -> str:
 
 
 def _series(path: Path, entries: Sequence[Entry]) -> tuple[dict[str, Any], ...]:
-    """List the DICOM series at a path, if it holds any."""
+    """List the DICOM series at a path, if it holds any, and say which of a study would be read."""
     if not any(entry.study for entry in entries):
         return ()
+    from jdm_seg.dicom.choose import choose_series
     from jdm_seg.dicom.series import find_series
 
     try:
-        return tuple(series.listing() for series in find_series(path))
+        found = find_series(path)
     except InputError:
         return ()
+    chosen: dict[tuple[str, int], str] = {}
+    for modality in ("ct", "stir"):
+        for study in {series.study for series in found}:
+            with contextlib.suppress(InputError):
+                choice = choose_series([series for series in found if series.study == study], modality)
+                chosen |= {(study, series.number): f"as {modality.upper()}" for series in choice.series}
+    return tuple(
+        {"series": series.number, "read": chosen.get((series.study, series.number), "")} | series.listing()
+        for series in found
+    )

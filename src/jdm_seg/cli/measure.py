@@ -53,6 +53,7 @@ def track(
     print(f"{counts}; table and figure in {out}")
     for warning in summary["warnings"]:
         print(f"note: {warning}", file=sys.stderr)
+    say_next(f"jdm-seg report {out}")
 
 
 @app.command(

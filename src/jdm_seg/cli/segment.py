@@ -134,7 +134,7 @@ def predict(
             )
         if layout == "bids" and part.count == 1:  # shards would write over each other
             _write_derivatives(out)
-        _close_batch(result.rows, out, source if report else None, quiet or part.count > 1, stopped=result.stopped)
+        _close_batch(result.rows, source, out, report, quiet or part.count > 1, stopped=result.stopped)
 
 
 def _segmenter(models: list[str], modality: str, kv: str | None, settings: dict[str, Any]) -> Segmenter:
@@ -189,11 +189,7 @@ def _spread(source: Path, out: Path, workers: int, device: str, report: bool, ha
     lost = [f"worker {index}/{workers} ended with {code}" for index, code in enumerate(codes, 1) if code not in (0, 1)]
     problem = f"{', '.join(lost)}; run the same command again: complete cases are kept." if lost else None
     _close_batch(
-        [row for row in _cohort(out) if row["case_id"] in scans.ids],
-        out,
-        source if report else None,
-        quiet,
-        stopped=problem,
+        [row for row in _cohort(out) if row["case_id"] in scans.ids], source, out, report, quiet, stopped=problem
     )
 
 
@@ -215,7 +211,7 @@ def _send(
         return
     failed = wait_for(jobs)
     rows = [row for row in _cohort(out) if row["case_id"] in scans.ids]
-    _close_batch(rows, out, None, quiet=quiet, stopped="; ".join(failed) or None)
+    _close_batch(rows, source, out, report=False, quiet=quiet, stopped="; ".join(failed) or None)
 
 
 def _cohort(out: Path) -> list[dict[str, Any]]:
@@ -235,26 +231,27 @@ def _line_of(row: dict[str, Any]) -> str:
 
 
 def _close_batch(
-    rows: list[dict[str, Any]], out: Path, scans: Path | None, quiet: bool, *, stopped: str | None = None
+    rows: list[dict[str, Any]], source: Path, out: Path, report: bool, quiet: bool, *, stopped: str | None = None
 ) -> None:
-    """Say what a batch came to, report on ``scans`` where given, and leave with 1 if that is not all of it."""
+    """Say what a batch came to, report on it if asked, and leave with 1 if that is not all of it."""
     failed = [row for row in rows if row["status"] == "failed"]
     for row in failed:
         print(f"error: {row['error']}", file=sys.stderr)
     kept = sum(row["status"] == "kept" for row in rows)
     apart = f" ({kept} of them before)" if kept else ""
     done = f"{len(rows) - len(failed)} of {len(rows)} scans segmented{apart}"
-    print(f"{done}; tables and masks in {out}, overview in {out / 'cohort.csv'}")
-    if scans is not None and stopped is None:
+    where = f"tables and masks in {out}, overview" if len(failed) < len(rows) else "reasons"
+    print(f"{done}; {where} in {out / 'cohort.csv'}")
+    if report and stopped is None:
         from jdm_seg.report import write_report
 
-        print(f"report: {write_report(out, scans)}")
+        print(f"report: {write_report(out, source)}")
     if stopped is not None:
         print(f"error: {stopped}", file=sys.stderr)
     elif failed:
         say_next("jdm-seg check on the scans that failed; then the same command, which does only those", quiet=quiet)
-    elif scans is None:
-        say_next(f"look at {out}/*/preview.png, or jdm-seg report {out}", quiet=quiet)
+    elif not report:
+        say_next(f"look at {out}/*/preview.png, or jdm-seg report {out} --scans {source}", quiet=quiet)
     if failed or stopped is not None:
         raise typer.Exit(1)
 

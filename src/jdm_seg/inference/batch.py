@@ -28,9 +28,13 @@ from jdm_seg.dicom.read import DicomScan
 from jdm_seg.dicom.segmentation import Method
 from jdm_seg.errors import InputError, reason_of
 from jdm_seg.inference.case_folder import (
+    PATIENT,
+    REPORT,
+    REPORTED,
     content_hash,
     find_result,
     fingerprint,
+    names_other_method,
     remove_leftovers,
     whole_folder,
 )
@@ -199,6 +203,7 @@ class _Batch:
         self.rows: list[dict[str, Any]] = []
         self.stopped: str | None = None
         self._behind: Future[_Work] | None = None
+        self._said_replaced = False
 
     def run(self, cases: Sequence[Case], refused: Sequence[Refused]) -> None:
         """Go through the cases; on an interrupt, what is being read and written is ended first."""
@@ -257,10 +262,8 @@ class _Batch:
             remove_leftovers(folder)
             if not case.study:
                 check_readable(case.image)
-            needed: tuple[str, ...] = (PROBABILITY,) if self._options.probability else ()
-            if case.study and (self._options.dicom_seg or self._options.dicom_sr):
-                needed += (SEGMENTATION,)
-            kept = find_result(folder, case.image, self._settings, needed)
+            kept = find_result(folder, case.image, self._settings, self._needed(case))
+            self._say_if_replaced(folder)
             if kept is not None and not self._options.overwrite:
                 seconds = round(sum(kept.stages.values()), 2)
                 work.stages = kept.stages
@@ -277,6 +280,22 @@ class _Batch:
         except Exception as error:
             work.fail(error)
         return work
+
+    def _needed(self, case: Case) -> tuple[str, ...]:
+        """Return files without which an earlier result does not do."""
+        options = self._options
+        needed: tuple[str, ...] = (PROBABILITY,) if options.probability else ()
+        if case.study and (options.dicom_seg or options.dicom_sr):
+            needed += (PATIENT,) if options.keep_patient else ()
+            needed += (SEGMENTATION, REPORTED) if options.dicom_sr else (SEGMENTATION,)
+        return needed
+
+    def _say_if_replaced(self, folder: Path) -> None:
+        """Say once that results of another method or other settings are made anew: hours may go with them."""
+        other = None if self._said_replaced else names_other_method(folder, self._settings)
+        if other is not None:
+            self._said_replaced = True
+            log.warning("%s holds results of %s; they are made anew with these settings", self._out.name, other)
 
     def _read(self, work: _Work) -> None:
         """Read the scan, from DICOM with what its header says of the acquisition."""
@@ -349,7 +368,9 @@ class _Batch:
         analysis.burden["prediction"] = {**self._settings, "scan_sha256": work.sha256}
         work.stages["measure"] = round(time.perf_counter() - begin, 3)
         begin = time.perf_counter()
-        with whole_folder(self._out / case.case_id, work.fingerprint, work.stages) as partial:
+        written = [PATIENT] * self._options.keep_patient + [REPORTED] * self._options.dicom_sr
+        (self._out / REPORT).unlink(missing_ok=True)  # it tells of what was here before
+        with whole_folder(self._out / case.case_id, work.fingerprint, work.stages, written) as partial:
             write_volume(partial / "mask.nii.gz", prediction.mask, scan, np.uint8)
             write_analysis(partial, scan, analysis, probability=self._map_of(prediction))
             write_preview(partial / PREVIEW, scan, prediction.mask, modality=case.modality)

@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ STAMP = ".stamp.json"
 """What made the folder: the scan file's size, time and ends, the size of every result, and how long it took."""
 REPORT = "report.html"
 """Written by ``jdm-seg report`` once the case is complete; gone when the case is made anew."""
+PATIENT, REPORTED = "--keep-patient", "--dicom-sr"
+"""In the stamp among the files: options of which the files alone do not tell that they were given."""
 DICOM_FILES = (SEGMENTATION, LESIONS, MEASUREMENTS)
 FILES = (DONE, STAMP, PROBABILITY, "mask.nii.gz", "lesions.nii.gz", "lesions.csv", PREVIEW, REPORT, *DICOM_FILES)
 """Everything that a case's folder may hold; one with other files is somebody else's."""
@@ -84,6 +86,20 @@ def find_result(folder: Path, image: Path, settings: dict[str, Any], needed: tup
     return result
 
 
+def names_other_method(folder: Path, settings: dict[str, Any]) -> str | None:
+    """Return what made the result in a folder, in words, if these settings did not; None without a result."""
+    try:
+        made_by = dict(json.loads((folder / DONE).read_text(encoding="utf-8"))["prediction"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    made_by.pop("scan_sha256", None)
+    wanted = json.loads(json.dumps(settings))
+    if made_by == wanted:
+        return None
+    model = made_by.get("model", "another method")
+    return str(model) if model != wanted.get("model") else f"{model} with other settings"
+
+
 def _check_own(folder: Path) -> None:
     foreign = {path.name for path in folder.iterdir()} if folder.is_dir() else {folder.name}
     # what a kill left of a file that was being written is ours too
@@ -98,7 +114,8 @@ def _check_own(folder: Path) -> None:
 
 
 def _is_whole(folder: Path, sizes: dict[str, int], needed: tuple[str, ...]) -> bool:
-    whole = all((folder / name).stat().st_size == size for name, size in sizes.items())
+    options = (PATIENT, REPORTED)
+    whole = all((folder / name).stat().st_size == size for name, size in sizes.items() if name not in options)
     return whole and DONE in sizes and all(name in sizes for name in needed)
 
 
@@ -140,7 +157,9 @@ def _files_below(folder: Path) -> list[Path]:
 
 
 @contextlib.contextmanager
-def whole_folder(folder: Path, scan: dict[str, Any], stages: dict[str, float]) -> Iterator[Path]:
+def whole_folder(
+    folder: Path, scan: dict[str, Any], stages: dict[str, float], options: Sequence[str] = ()
+) -> Iterator[Path]:
     """Give a hidden folder to fill, and give it its name when the block ends well; else nothing of it stays.
 
     Its bytes are on the disk before the name is: after a power cut there is no folder with empty files either.
@@ -149,12 +168,14 @@ def whole_folder(folder: Path, scan: dict[str, Any], stages: dict[str, float]) -
         folder: The name; what it held is replaced.
         scan: :func:`fingerprint` of the scan.
         stages: Seconds of every stage, read when the block has ended.
+        options: Those of :data:`PATIENT` and :data:`REPORTED` that were given.
     """
     partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.part")
     partial.mkdir(parents=True)
     try:
         yield partial
         sizes = {path.name: path.stat().st_size for path in sorted(partial.iterdir())}
+        sizes |= dict.fromkeys(options, 0)
         (partial / STAMP).write_text(_json({"scan": scan, "files": sizes, "stages": stages}), encoding="utf-8")
         for path in partial.iterdir():
             _flush(path)

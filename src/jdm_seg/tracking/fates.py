@@ -32,6 +32,8 @@ BAND = 0.25
 FATES = ("new", "resolved", "grown", "shrunk", "stable", "merged", "split", "uncertain", "out_of_view")
 REPEATABILITY = 0.05
 """Relative standard error of a size beside noise: position, mask, calibration (assumed, of simulated repeats)."""
+_GOOD_CORRELATION = 0.75
+"""Assumed: one person's limb, moved, reaches 0.9 and more in the tests; legs of two people reached 0.63."""
 _EDGE_SD_VOX = 0.3
 """Without a noise estimate each voxel of a lesion's surface may be in or out by this much (assumed)."""
 MEASURES = ("mass_mg_ha", "volume_integrated_mm3", "volume_mm3")
@@ -296,26 +298,42 @@ def summarise(changes: list[Change], baseline: Timepoint, follow_up: Timepoint, 
         "fates": {fate: sum(change.fate == fate for change in changes) for fate in FATES},
         "detectability_floor_mm3": max(baseline.floor_mm3, follow_up.floor_mm3),
         "registration": {"method": alignment.method, "correlation": alignment.correlation},
-        "warnings": _warnings(baseline, measure, changes, alignment),
+        "warnings": _warnings(baseline, follow_up, measure, changes, alignment),
     }
 
 
-def _warnings(baseline: Timepoint, measure: str, changes: list[Change], alignment: Alignment) -> list[str]:
+def _warnings(
+    baseline: Timepoint, follow_up: Timepoint, measure: str, changes: list[Change], alignment: Alignment
+) -> list[str]:
     warnings = []
+    methods = [_method(point) for point in (baseline, follow_up)]
+    if methods[0] != methods[1]:
+        warnings.append(
+            f"The baseline was segmented by {methods[0]}, the follow-up by {methods[1]}: what changed may be the "
+            "method. Predict both with one model and the same settings."
+        )
+    unseen = [change for change in changes if change.fate == "out_of_view"]
+    if unseen:
+        before, after = (sum(getattr(change, name) for change in unseen) for name in ("before", "after"))
+        unit = "mg" if measure == "mass_mg_ha" else "mm³"
+        warnings.append(
+            f"{len(unseen)} of {len(changes)} findings lie where only one scan looked ({before:.0f} {unit} at "
+            f"baseline, {after:.0f} {unit} at follow-up). They are in no total."
+        )
     if alignment.correlation is None:
         warnings.append(
             "The scans were not given, so lesions were compared in scanner coordinates; a patient who lay differently "
             "makes old lesions look resolved and new. Pass both scans to register them."
         )
-    elif alignment.correlation < 0.6:
+    elif alignment.correlation < _GOOD_CORRELATION:
         warnings.append(
             f"The two scans agree poorly after registration (correlation {alignment.correlation:.2f}); check the "
-            "figure before believing new or resolved lesions."
+            "figure, and that both scans show the same part of one person, before believing new or resolved lesions."
         )
     if baseline.burden["modality"] == "ct" and measure != "mass_mg_ha":
         warnings.append(
             "Masses cannot be compared because a tube voltage is not known; change is in volume. Predict both scans "
-            "again with their voltage for a change in mass."
+            "again with --kv for a change in mass."
         )
     if measure == "volume_mm3" and baseline.burden["modality"] == "ct":
         warnings.append("Volume by mask depends on noise, voltage and slice thickness; compare like scans only.")
@@ -325,6 +343,21 @@ def _warnings(baseline: Timepoint, measure: str, changes: list[Change], alignmen
             f"{uncertain} of {len(changes)} findings are within what measurement or the noisier scan leaves open."
         )
     return warnings
+
+
+def _method(point: Timepoint) -> str:
+    """Return what made a mask, in words."""
+    made_by = point.burden.get("prediction")
+    if not made_by:
+        return "a mask drawn elsewhere"
+    name, threshold = made_by.get("model", "an unknown method"), made_by.get("threshold")
+    version = str(made_by.get("model_sha256") or "")[:8]
+    words = [
+        str(name),
+        *([version] if version else []),
+        *([f"at {threshold:g}"] if threshold is not None else []),
+    ]
+    return " ".join(words)
 
 
 def change_rows(changes: list[Change]) -> list[dict[str, Any]]:

@@ -38,7 +38,7 @@ _MARKS = {
     "merged": ("#cc79a7", "s"),
     "split": ("#f0e442", "D"),
     "uncertain": ("#ffffff", "x"),
-    "out_of_view": ("#777777", "+"),
+    "out_of_view": ("#ffffff", "+"),
 }
 """Colours that all common colour vision tells apart (Okabe and Ito 2008), and a shape each."""
 
@@ -204,6 +204,7 @@ def _draw_scan(axes: Any, point: Timepoint, fates: dict[int, str], scan: Volume 
 
 
 def _draw_bars(axes: Any, changes: list[Change], most: int = 30) -> None:
+    changes = [change for change in changes if change.fate != "out_of_view"]  # that is no change
     shown = changes[:most]
     unit = {"mass_mg_ha": "mg hydroxyapatite", "volume_integrated_mm3": "mm³", "volume_mm3": "mm³"}
     for row, change in enumerate(shown):

@@ -323,4 +323,5 @@ def _simpleitk() -> Any:
             found="it is not installed",
             remedy="pip install 'jdm-seg[track]', or leave the scans out to compare in scanner coordinates",
         ) from error
+    SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)  # a start without overlap is no news; the scores tell it
     return SimpleITK
