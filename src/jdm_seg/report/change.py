@@ -21,6 +21,7 @@ def write_change_report(folder: Path) -> Path:
     """Write the page of a folder that ``track`` made: holds ``change.json``, ``changes.csv`` and ``change.png``."""
     change, rows = read_json(folder / "change.json"), read_rows(folder / "changes.csv")
     picture = folder / "change.png"
+    seen = [row for row in rows if row["fate"] != "out_of_view"]
     page = render(
         "change.html.j2",
         change=change,
@@ -28,8 +29,9 @@ def write_change_report(folder: Path) -> Path:
         unit=_UNITS.get(str(change["measure"]), ""),
         fates=[(name, meaning, change["fates"].get(name, 0)) for name, meaning in FATES.items()],
         picture=png_url(picture.read_bytes()) if picture.is_file() else None,
-        bars=bars([_bar(row) for row in rows[:_BARS]], "Change of each deposit", _UNITS.get(str(change["measure"]), ""))
-        if rows
+        # the picture has bars of its own
+        bars=bars([_bar(row) for row in seen[:_BARS]], "Change of each deposit", _UNITS.get(str(change["measure"]), ""))
+        if seen and not picture.is_file()
         else None,
         shown=_BARS,
     )

@@ -197,7 +197,12 @@ def _draw_scan(axes: Any, point: Timepoint, fates: dict[int, str], scan: Volume 
         colour, marker = _MARKS[fates.get(lesion.lesion, "uncertain")]
         size = 12 + 2.5 * lesion.equivalent_diameter_mm
         fill = {"color": colour} if marker in "x+" else {"facecolor": "none", "edgecolor": colour}
-        axes.scatter((x + 0.5) * dx, (z + 0.5) * dz, s=size, marker=marker, linewidths=1.1, **fill)
+        place = ((x + 0.5) * dx, (z + 0.5) * dz)
+        axes.scatter(*place, s=size, marker=marker, linewidths=1.1, **fill)
+        away = 2 + 0.5 * size**0.5  # points: beside the mark
+        axes.annotate(
+            str(lesion.lesion), place, xytext=(away, away), textcoords="offset points", fontsize=7, color=colour
+        )
     axes.set_xlim(extent[0], extent[1])
     axes.set_ylim(extent[2], extent[3])
     axes.set_axis_off()
