@@ -24,7 +24,8 @@ from jdm_seg.model_folder import ModelFolder, ModelSpec
 from jdm_seg.volume import Grid
 
 LOGIT_TOLERANCE = 1e-3
-"""Largest difference between engines in f32 that counts as the same network; logits span about ±10."""
+"""Largest difference between engines in f32 that counts as the same network, of logits divided by the temperature:
+a network that is three times as sure has three times the rounding errors at the same probabilities."""
 LESION_TOLERANCE = 0.99
 """Lesion F1 against the f32 mask from which a lower precision is offered."""
 VOXEL_TOLERANCE = 0.9999
@@ -42,7 +43,7 @@ class Agreement:
     """How far an engine is from the trained network.
 
     Attributes:
-        window_logit: Largest logit difference on single windows and a batch of them.
+        window_logit: Largest difference of logits, divided by the temperature, on single windows and a batch of them.
         scan_logit: The same on whole scans; None without scans.
         voxels: Share of the body's voxels whose masks agree.
         lesion_f1: Between the two masks, lesions of at least 10 mm³ on both sides; None where neither has one.
@@ -84,7 +85,7 @@ class ParityCheck:
             spec: Window, overlap, temperature and threshold of the model.
             precision: f32 is held to the logits, lower ones to the lesions.
         """
-        window = self.window_difference(predictor)
+        window = self.window_difference(predictor) / spec.temperature
         if self._scan_answers is None:
             self._scan_answers = [_scan_logits(self._predictor, scan, spec) for scan in self.scans]
         if precision == "f32" and not window <= LOGIT_TOLERANCE:
@@ -191,7 +192,7 @@ def _scan_logits(predictor: Predictor, scan: ValidationScan, spec: ModelSpec) ->
 def _compare_scan(
     reference: NDArray[np.float32], logits: NDArray[np.float32], scan: ValidationScan, spec: ModelSpec
 ) -> Scores:
-    """Return the largest logit difference, voxel agreement, lesion F1 and the number of reference lesions."""
+    """Return the largest difference of calibrated logits, voxel agreement, lesion F1 and how many reference lesions."""
     cut = spec.temperature * math.log(spec.threshold / (1 - spec.threshold))
     body = scan.image.numpy() > -1
     masks = [(values > cut) & body for values in (logits, reference)]
@@ -203,7 +204,7 @@ def _compare_scan(
     tp = int((large & matched.prediction_hits).sum())
     fp = int((large & ~matched.prediction_hits).sum())
     fn = matched.count().fn
-    difference = float(np.abs(logits - reference).max())
+    difference = float(np.abs(logits - reference).max()) / spec.temperature
     agree = float((masks[0] == masks[1])[body].mean()) if body.any() else 1.0
     return difference, agree, 2 * tp / (2 * tp + fp + fn) if tp + fp + fn else None, expected.count
 

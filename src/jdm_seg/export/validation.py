@@ -56,7 +56,10 @@ class ValidationScan:
 
 
 def validation_scans(run: Path, config: PreprocessConfig, max_scans: int) -> list[ValidationScan]:
-    """Return validation scans of a run, deposits inserted where they have no label; else synthetic bodies.
+    """Return validation scans of a run, deposits inserted where they have no label, and synthetic bodies.
+
+    Where nothing is labelled, or nothing is left, synthetic bodies fill up: one odd scan among three real ones would
+    settle alone from which probability lesions count.
 
     Args:
         run: Run folder of ``jdm-seg train``.
@@ -68,14 +71,18 @@ def validation_scans(run: Path, config: PreprocessConfig, max_scans: int) -> lis
     """
     scans: list[ValidationScan] = []
     voxels = 0
-    for case in _cases_of(run, config):
+    cases = _cases_of(run, config)
+    for case in cases:
         if len(scans) == max_scans:
             break
         scan = _load(case, config)
         if voxels + scan.image.numel() <= MAX_VOXELS:
             scans.append(scan)
             voxels += scan.image.numel()
-    return scans or list(synthetic_scans(config, min(max_scans, _SYNTHETIC_CASES)))
+    if not scans:
+        return list(synthetic_scans(config, min(max_scans, _SYNTHETIC_CASES)))
+    missing = 0 if any(case.label is not None for case in cases) else max_scans - len(scans)
+    return [*scans, *synthetic_scans(config, missing)]
 
 
 def synthetic_scans(config: PreprocessConfig, count: int, seed: int = _SYNTHETIC_SEED) -> Iterator[ValidationScan]:
@@ -92,6 +99,8 @@ def synthetic_scans(config: PreprocessConfig, count: int, seed: int = _SYNTHETIC
         name = f"synthetic-{seed}-{number - 1}"
         image, placement = preprocess(Volume(case.image, case.affine, name), config)
         label = preprocess_label(Volume(case.label, case.affine, name), placement)
+        if case.faint is not None:
+            label[preprocess_label(Volume(case.faint, case.affine, name), placement) > 0] = IGNORE
         values = normalize(image, intensity_range(image, config.intensity))
         yield ValidationScan(name, torch.from_numpy(values), label, config.spacing, "synthetic body")
 
