@@ -151,7 +151,7 @@ def _made_by(burden: dict[str, Any], run: dict[str, Any]) -> list[tuple[str, Any
     rows = [("model", made.pop("model", None)), ("jdm_seg", run.get("jdm_seg")), ("made", run.get("end"))]
     rows += [(name.replace("_", " "), value) for name, value in made.items()]
     rows += [("SHA-256 of the scan", scan)]
-    return [(name, _plain(value)) for name, value in rows if value is not None]
+    return [(name, _plain(value)) for name, value in rows if value not in (None, "", [])]
 
 
 def _plain(value: Any) -> Any:

@@ -29,7 +29,8 @@ BURDEN = (
         "volume_integrated_ml",
         "Volume from intensity",
         "mL",
-        "Volume from how bright the deposits and their blur are; depends less on the mask's edge than the volume.",
+        "Volume from how bright the deposits and their blur are; depends less on the mask's edge than the volume. Of "
+        "deposits too thin or faint to tell (a warning says how many) it follows the mask.",
     ),
     Figure(
         "mass_mg_ha",

@@ -39,6 +39,7 @@ class Preset:
         lookalikes: Mean number of look-alikes in a case.
         priors: How deposits are drawn.
         conditions: What is held of body and scanner.
+        least_body: Share of the voxels that the body fills at least; where it does not, another view is drawn.
     """
 
     view: str
@@ -48,10 +49,9 @@ class Preset:
     lookalikes: float = 1.5
     priors: Priors = field(default_factory=Priors)
     conditions: Conditions = field(default_factory=Conditions)
+    least_body: float = 0.02  # a small field of view may fall between the legs
 
 
-_LEAST_BODY = 0.02
-"""Share of the voxels. A small field of view may fall between the legs; then another is drawn."""
 _VIEWS = 20
 _LIMB = ((180.0, 260.0), (150.0, 220.0), (120.0, 260.0))
 _TRUNK = ((300.0, 440.0), (240.0, 320.0), (180.0, 360.0))
@@ -71,7 +71,11 @@ PRESETS: dict[tuple[str, str], Preset] = {
     ("stir", "smoke"): Preset("limb", _SMOKE, ((1.5, 5.0, 1.5), (1.5, 6.0, 1.5)), lookalikes=1.0),
     ("stir", "limb"): Preset("limb", ((260.0, 360.0), (130.0, 200.0), (220.0, 340.0)), _STIR_SPACING + _STIR_AXIAL),
     ("stir", "limb-dense"): Preset(
-        "limb", ((260.0, 360.0), (130.0, 200.0), (220.0, 340.0)), _STIR_SPACING + _STIR_AXIAL, priors=_DENSE
+        "limb",
+        ((260.0, 360.0), (130.0, 200.0), (220.0, 340.0)),
+        _STIR_SPACING + _STIR_AXIAL,
+        priors=_DENSE,
+        least_body=0.3,
     ),
     ("stir", "trunk"): Preset("trunk", ((340.0, 440.0), (160.0, 220.0), (280.0, 420.0)), _STIR_SPACING),
     ("stir", "whole"): Preset("whole", None, _STIR_SPACING[:3], priors=Priors(count_mean=15.0), lookalikes=4.0),
@@ -163,7 +167,7 @@ def synthesize_body(modality: Modality, preset: Preset, seed: tuple[int, ...]) -
     for _ in range(_VIEWS):
         scene = sample_scene(rng, preset.view, draw_body(rng, held))
         rendered = render_scene(scene, spacing, shape)
-        if (rendered.host.depth_mm > 0).mean() >= _LEAST_BODY:
+        if (rendered.host.depth_mm > 0).mean() >= preset.least_body:
             break
     deposits = () if rng.random() < preset.negatives else sample_deposits(rendered.host, rng, preset.priors)
     lookalikes = tuple(
