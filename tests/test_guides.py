@@ -38,8 +38,8 @@ TINY = (
 SCANS = {"leg.nii.gz", "scan.nii.gz", "a.nii.gz", "b.nii.gz"}
 SETS = {"set", "labelled", "few", "my_cases", "held_out", "try"}
 FOLDERS = {
-    "scans": "set/images", "calcified": "set/images", "masks": "set/labels", "nnunet_masks": "set/labels",
-    "export": "dicom", "dicom_folder": "dicom", "first": "results",
+    "scans": "scans", "calcified": "set/images", "masks": "set/labels", "nnunet_masks": "set/labels",
+    "export": "dicom", "dicom_folder": "dicom", "first": "first",
 }  # fmt: skip
 
 _context = get_context("forkserver")
@@ -83,7 +83,13 @@ def world(tmp_path_factory) -> Path:
     ):
         code, said = typed(shlex.split(line), folder, folder / "log")
         assert code == 0, f"{line}\n{said}"
-    scan = read_volume(sorted((folder / "set" / "images").iterdir())[0])
+    (folder / "scans").mkdir()  # unlabelled: other people than those of the set
+    for name, image in zip(("leg", "s2", "s3", "s4", "s5"), sorted((folder / "set" / "images").iterdir()), strict=True):
+        shutil.copy(image, folder / "scans" / f"{name}.nii.gz")
+    leg = folder / "scans" / "leg.nii.gz"
+    code, said = typed(["predict", str(leg), "first", "--model", "threshold"], folder, folder / "log")
+    assert code == 0, said
+    scan = read_volume(leg)
     stored = np.rot90(scan.array, axes=(0, 1)).transpose(2, 0, 1)  # slices, rows, columns
     dx, dy, dz = scan.spacing
     write_series(
@@ -131,6 +137,12 @@ def provide(command: Command, folder: Path, world: Path) -> None:
             (shutil.copytree if source.is_dir() else shutil.copy)(source, place)
 
 
+def _small_synthesis(overrides: list[str]) -> list[str]:
+    """Return overrides for a data set of two small cases, if a run makes one."""
+    made = compose(overrides).data.synthesize is not None
+    return ["data.synthesize.cases=2", "data.synthesize.preset=smoke"] if made else []
+
+
 def tiny(words: tuple[str, ...]) -> list[str]:
     """Make a command small: fewer cases of the smallest preset, one short epoch of a small network, no GPU."""
     verb, arguments = words[0], list(words[1:])
@@ -142,15 +154,14 @@ def tiny(words: tuple[str, ...]) -> list[str]:
     if "--device" in arguments:
         arguments[arguments.index("--device") + 1] = "cpu"
     if verb == "sweep":
-        arguments += ["--trials", "2", *TINY, "data.synthesize.cases=2", "data.synthesize.preset=smoke"]
+        arguments += ["--trials", "2", *TINY, *_small_synthesis([w for w in arguments if w.startswith("data")])]
     if verb == "train":
         sweep = "-m" in arguments
         arguments = [re.sub(r"=([^\[,]+),([^,]+).*", r"=\1,\2" if "seed" in a else r"=\1", a) for a in arguments]
         network = [word for word in TINY if not (sweep and word.startswith("network."))]
         arguments += [word for word in network if word.partition("=")[0] not in " ".join(arguments)]
         plain = [word for word in arguments if not word.startswith("-") and not re.search(r"=[^\[]*,", word)]
-        if compose(plain).data.synthesize is not None:
-            arguments += ["data.synthesize.cases=2", "data.synthesize.preset=smoke"]
+        arguments += _small_synthesis(plain)
     return [verb, *arguments]
 
 

@@ -122,7 +122,7 @@ def run_sweep(
         ) from error
     if not settings:
         raise InputError("--search", expected="at least one setting", found="none", remedy="name what to search")
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # a trial that failed is told in one line
     folder.mkdir(parents=True, exist_ok=True)
     study = optuna.create_study(
         study_name="sweep",
@@ -143,8 +143,8 @@ def run_sweep(
         score = "no score" if trial.value is None else f"score {trial.value:.3f}"
         on_trial(f"trial {trial.number} {trial.state.name.lower()}, {score}: {shown(trial)}")
 
-    while (left := trials - len(study.get_trials(deepcopy=False, states=ran))) > 0:
-        study.optimize(objective, n_trials=min(1, left), callbacks=[after], catch=(TrialFailedError,))
+    while len(study.get_trials(deepcopy=False, states=ran)) < trials:  # others may search along
+        study.optimize(objective, n_trials=1, callbacks=[after], catch=(TrialFailedError,))
     if not study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,)):
         raise InputError(
             folder,

@@ -12,8 +12,10 @@ import onnxruntime as ort
 import pytest
 import torch
 
+from jdm_seg.cases import Case
 from jdm_seg.config import PreprocessConfig
 from jdm_seg.errors import InputError
+from jdm_seg.export import validation
 from jdm_seg.export.onnx_graph import (
     OPSET,
     ForegroundNetwork,
@@ -246,3 +248,16 @@ def test_an_old_sidecar_opens_with_temperature_one(tmp_path):
     (tmp_path / "model.json").write_text(json.dumps(content))
     spec = read_spec(tmp_path / "model.json")
     assert (spec.temperature, spec.flip_axes, spec.weights, spec.calibration) == (1.0, "xyz", "f32", {})
+
+
+def test_few_unlabelled_validation_scans_are_filled_up_with_bodies(tmp_path, monkeypatch):
+    """Three real scans alone would let one odd one settle the threshold; labelled cases stand for themselves."""
+    scan = next(synthetic_scans(PreprocessConfig(), 1))
+    monkeypatch.setattr(validation, "_load", lambda case, config: replace(scan, case_id=case.case_id))
+    monkeypatch.setattr(validation, "synthetic_scans", lambda config, count: [scan] * count)
+    for label, expected in ((None, 8), (tmp_path / "mask.nii.gz", 3)):
+        cases = [Case(f"c{n}", f"c{n}", "ct", tmp_path / "scan.nii.gz", label) for n in range(3)]
+        monkeypatch.setattr(validation, "_cases_of", lambda run, config, cases=cases: cases)
+        scans = validation.validation_scans(tmp_path, PreprocessConfig(), 8)
+        assert [one.case_id for one in scans[:3]] == ["c0", "c1", "c2"]
+        assert len(scans) == expected
