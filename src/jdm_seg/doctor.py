@@ -32,6 +32,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "track": ("SimpleITK",),
     "nrrd": ("nrrd",),
     "slurm": ("submitit", "hydra_plugins.hydra_submitit_launcher"),
+    "sweep": ("optuna",),
     "bundle": ("ignite", "fire"),
     "swin": ("einops",),
     "wandb": ("wandb",),
