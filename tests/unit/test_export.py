@@ -261,3 +261,14 @@ def test_few_unlabelled_validation_scans_are_filled_up_with_bodies(tmp_path, mon
         scans = validation.validation_scans(tmp_path, PreprocessConfig(), 8)
         assert [one.case_id for one in scans[:3]] == ["c0", "c1", "c2"]
         assert len(scans) == expected
+
+
+def test_a_stamped_graph_holds_no_path_of_the_machine(tmp_path):
+    network = SpaceToDepthUNet(channels=(4, 8)).eval()
+    path = tmp_path / "model.onnx"
+    write_graph(ForegroundNetwork(network), path, (16, 16, 16))
+    source = str(Path(__file__).parents[2]).encode()
+    assert source in path.read_bytes()  # what the exporter writes
+    stamp(path, {"jdm_seg.name": "x"})
+    assert source not in path.read_bytes()
+    assert b"site-packages" not in path.read_bytes()

@@ -197,6 +197,9 @@ def stamp(path: Path, facts: dict[str, str]) -> None:
     """Write facts about the model into the file's metadata."""
     model = onnx.load(path)
     helper.set_model_props(model, {**{p.key: p.value for p in model.metadata_props}, **facts})
+    for part in (*model.graph.node, *model.graph.value_info, *model.graph.initializer):
+        del part.metadata_props[:]  # the exporter's: calls with the paths of the machine it ran on
+        part.doc_string = ""
     onnx.save(model, path)
 
 
