@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from jdm_seg.callbacks import STOP_FILE
 from jdm_seg.errors import InputError
-from jdm_seg.volume import write_text
+from jdm_seg.volume import write_table
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -139,7 +139,7 @@ def run_sweep(
         return _train(folder / f"trial-{trial.number:04d}", [*overrides, *chosen], trial)
 
     def after(study: Study, trial: FrozenTrial) -> None:
-        write_text(folder / TABLE, table_of(study.trials))
+        write_trials(folder / TABLE, study.trials)
         score = "no score" if trial.value is None else f"score {trial.value:.3f}"
         on_trial(f"trial {trial.number} {trial.state.name.lower()}, {score}: {shown(trial)}")
 
@@ -162,15 +162,19 @@ def shown(trial: FrozenTrial) -> str:
     )
 
 
-def table_of(trials: Sequence[FrozenTrial]) -> str:
-    """Return trials as CSV: number, state, score, and a column a setting."""
+def write_trials(path: Path, trials: Sequence[FrozenTrial]) -> None:
+    """Write trials as CSV: number, state, score, and a column a setting."""
     keys = sorted({key for trial in trials for key in trial.params})
-    lines = [",".join(("trial", "state", "score", *keys))]
-    for trial in trials:
-        score = "" if trial.value is None else f"{trial.value:.4f}"
-        values = (str(trial.params.get(key, "")) for key in keys)
-        lines.append(",".join((str(trial.number), trial.state.name.lower(), score, *values)))
-    return "\n".join(lines) + "\n"
+    rows = (
+        {
+            "trial": trial.number,
+            "state": trial.state.name.lower(),
+            "score": None if trial.value is None else f"{trial.value:.4f}",
+            **trial.params,
+        }
+        for trial in trials
+    )
+    write_table(path, ("trial", "state", "score", *keys), rows)
 
 
 def _train(run_dir: Path, overrides: Sequence[str], trial: Any) -> float:
