@@ -79,6 +79,7 @@ ORDER = (
     "synthesis.stir.acquisition",
     "synthesis.estimate",
     "synthesis.blend",
+    "synthesis.visibility",
     "synthesis.insert",
     "synthesis.conditions",
     "synthesis.recipe",

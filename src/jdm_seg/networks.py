@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jdm_seg.config import instantiate
@@ -90,6 +91,7 @@ class SpaceToDepthUNet(nn.Module):
         deep_supervision: bool = True,
         foreground_prior: float = 0.01,
         windows: Sequence[tuple[float, float]] = ((-1.0, 1.0),),
+        surroundings: Sequence[tuple[int, int, int]] = (),
     ) -> None:
         """Build the layers.
 
@@ -103,13 +105,19 @@ class SpaceToDepthUNet(nn.Module):
                 near that saves the steps a network would spend on learning to say no.
             windows: Ranges of the normalised image, each stretched to -1…1 and clipped into a channel of its own. Over
                 1,500 HU the step from fat to muscle is a fifteenth of the range; a narrow window shows it whole.
+            surroundings: Boxes in voxels (odd sides), each for four channels more: how far a voxel lies above the mean
+                of the box around it, below its highest and above its lowest voxel, all relative to the signal, and the
+                mean. On MRI dark means darker than what is around; a network finds that by itself, in many times as
+                many steps. Wants an image whose -1 is no signal.
         """
         super().__init__()
         self.deep_supervision = deep_supervision
         self.divisor = 2 ** len(channels)
         self.out_channels = out_channels
         self.windows = [(float(low), float(high)) for low, high in windows]
-        self.stem = nn.Conv3d(8 * in_channels * len(self.windows), channels[0], 3, padding=1, bias=False)
+        self.surroundings = [(int(x), int(y), int(z)) for x, y, z in surroundings]
+        inputs = in_channels * (len(self.windows) + 4 * len(self.surroundings))
+        self.stem = nn.Conv3d(8 * inputs, channels[0], 3, padding=1, bias=False)
         self.encoder = nn.ModuleList([_Residual(channels[0], norm)])
         self.down = nn.ModuleList()
         self.up = nn.ModuleList()
@@ -146,7 +154,8 @@ class SpaceToDepthUNet(nn.Module):
         Returns:
             (B, out_channels, X, Y, Z); in training mode with deep supervision a list [1/1, 1/4, 1/8, …].
         """
-        features = self.stem(_space_to_depth(self._windowed(image)))
+        seen = torch.cat([self._windowed(image), *(_beside(image, box) for box in self.surroundings)], dim=1)
+        features = self.stem(_space_to_depth(seen))
         skips: list[Tensor] = []
         for level, block in enumerate(self.encoder):
             if level:
@@ -183,6 +192,62 @@ class _Residual(nn.Module):
         out = self.act(self.norm1(self.conv1(features)))
         result: Tensor = self.act(self.norm2(self.conv2(out)) + features)
         return result
+
+
+def _beside(image: Tensor, box: tuple[int, int, int]) -> Tensor:
+    """Return (B, 4 C, X, Y, Z): contrast with the mean of the box, and with its highest and lowest voxel; the mean."""
+    signal = image + 1
+    mean = _over_box(signal, box, _running_mean)
+    high = _over_box(signal, box, _running_max) - signal
+    low = signal + _over_box(-signal, box, _running_max)
+    own = signal + 2 * _NO_SIGNAL
+    contrast = ((signal - mean) / (mean + _NO_SIGNAL)).clamp(-1, 2)
+    return torch.cat([contrast, (high / own).clamp_max(3) - 1, (low / own).clamp_max(1) * 2 - 1, mean - 1], dim=1)
+
+
+_NO_SIGNAL = 0.025
+"""Keeps what is relative to a signal from blowing up in air; of a range of 2."""
+
+
+def _over_box(values: Tensor, box: tuple[int, int, int], running: Callable[[Tensor, int, int], Tensor]) -> Tensor:
+    """Apply a running figure along the three axes; at the border it is that of the part inside."""
+    for axis, side in enumerate(box, start=2):
+        if side > 1:
+            values = running(values, axis, side)
+    return values
+
+
+def _running_max(values: Tensor, axis: int, side: int) -> Tensor:
+    """Double the width until it is reached: a tenth of the time of max pooling on a CPU."""
+    length = values.shape[axis]
+    values = _padded(values, axis, side // 2, side // 2, -_BELOW_ALL)
+    width = 1
+    while 2 * width <= side:
+        rest = values.shape[axis] - width
+        values = torch.maximum(values.narrow(axis, 0, rest), values.narrow(axis, width, rest))
+        width *= 2
+    if width < side:
+        values = torch.maximum(values.narrow(axis, 0, length), values.narrow(axis, side - width, length))
+    return values
+
+
+_BELOW_ALL = 1e4
+
+
+def _running_mean(values: Tensor, axis: int, side: int) -> Tensor:
+    length, half = values.shape[axis], side // 2
+    sums = _padded(values, axis, half + 1, half, 0.0).cumsum(axis)
+    at = torch.arange(length, device=values.device)
+    inside = (at + half).clamp_max(length - 1) - (at - half).clamp_min(0) + 1
+    shape = [1] * values.ndim
+    shape[axis] = -1
+    return (sums.narrow(axis, side, length) - sums.narrow(axis, 0, length)) / inside.to(values.dtype).view(shape)
+
+
+def _padded(values: Tensor, axis: int, before: int, after: int, value: float) -> Tensor:
+    pads = [0] * (2 * (values.ndim - axis))
+    pads[-2:] = [before, after]
+    return F.pad(values, pads, value=value)
 
 
 def _norm(kind: str, channels: int) -> nn.Module:

@@ -90,8 +90,10 @@ def _summary_of(
     def recall(attribute: str, stratum: str) -> dict[str, Any]:
         pairs = [score.recalls.get(attribute, {}).get(stratum, (0, 0)) for score in scores]
         found, lesions = (np.array([pair[side] for pair in pairs], dtype=np.float64) for side in (0, 1))
+        false = [0.0 if score.error else score.figures["lesion_fp"] for score in scores]
         return {
             **describe([ratio(*pair) for pair in pairs]),
+            "lesion_f1": describe([ratio(2 * f, f + n + fp) for (f, n), fp in zip(pairs, false, strict=True)]),
             "found": int(found.sum()),
             "lesions": int(lesions.sum()),
             "pooled": _estimate(statistics.bootstrap_ratio(found, lesions, patients, **settings)),

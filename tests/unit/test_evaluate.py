@@ -395,6 +395,9 @@ class TestAttributes:
         assert {name: (row["found"], row["lesions"]) for name, row in recall.items()} == {
             "sheet": (2, 2), "nodule": (0, 1), "net": (1, 1),
         }  # fmt: skip
+        # F1 by hand with sheets alone: half has one and a false lesion, perfect one, another case a false lesion alone
+        assert recall["sheet"]["lesion_f1"]["mean"] == pytest.approx((2 / 3 + 1 + 0) / 3)
+        assert recall["nodule"]["lesion_f1"]["mean"] == 0
         rows = [row for row in read_rows(tmp_path / "out" / "lesions.csv") if row["case_id"] == "half"]
         assert [row["pattern"] for row in rows] == ["sheet", "nodule", "", ""]
 

@@ -80,6 +80,18 @@ def test_any_batch_and_any_window_pass_through_the_graph(network, graph, shape):
         assert (answer(graph, windows) - network(windows)).abs().max() < 1e-4
 
 
+def test_a_graph_that_looks_at_surroundings_takes_any_window(tmp_path):
+    """Windows smaller than the box around a voxel too."""
+    torch.manual_seed(1)
+    boxes = [(3, 1, 3), (21, 1, 21)]
+    network = ForegroundNetwork(SpaceToDepthUNet(channels=(8, 16), deep_supervision=False, surroundings=boxes)).eval()
+    assert write_graph(network, tmp_path / "model.onnx", SIZE)
+    for shape in ((1, 16, 16, 16), (2, 40, 16, 24)):
+        windows = torch.rand(shape[0], 1, *shape[1:]) * 2 - 1
+        with torch.inference_mode():
+            assert (answer(tmp_path / "model.onnx", windows) - network(windows)).abs().max() < 1e-4
+
+
 def test_the_graph_has_one_output_and_says_its_opset(graph):
     model = onnx.load(graph)
     assert [output.name for output in model.graph.output] == ["logit"]

@@ -213,9 +213,9 @@ class TestInsertedDeposits:
         expected = (dominant == 2).astype(np.uint8)
         expected[7, 0, 0] = 1
         np.testing.assert_array_equal(unclear_in_scan(deposits, inserted, before, tissue, None), expected)
-        # on STIR 40 is seen over noise of 10 and not over 30
+        # on STIR 40 in four voxels is seen over noise of 10 and not over 30
         for noise, seen in ((10.0, True), (30.0, False)):
-            zone = unclear_in_scan(deposits, inserted, before, tissue, noise)
+            zone = unclear_in_scan(deposits, inserted, before, tissue, (100.0, noise))
             assert zone[4, 0, 0] == (not seen)
 
     def test_a_data_set_carries_its_zones(self, tmp_path):

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from jdm_seg.errors import InputError
 from jdm_seg.networks import (
     SpaceToDepthUNet,
+    _beside,
     _depth_to_space,
+    _over_box,
+    _running_max,
+    _running_mean,
     _space_to_depth,
     as_levels,
     build_network,
@@ -38,6 +43,38 @@ def test_depth_to_space_keeps_channels_apart():
     voxels = _depth_to_space(features)
     assert voxels.shape == (1, 2, 2, 2, 2)
     assert voxels.nonzero().tolist() == [[0, 1, 1, 0, 1]]
+
+
+@pytest.mark.parametrize("box", [(1, 1, 1), (3, 1, 3), (1, 5, 1), (9, 3, 7), (21, 1, 21)])
+def test_figures_over_boxes_are_those_of_pooling(box):
+    """Against PyTorch's pooling, borders too."""
+    image = torch.randn(2, 1, 22, 8, 32)
+    half = [side // 2 for side in box]
+    mean = F.avg_pool3d(image, box, 1, half, count_include_pad=False)
+    torch.testing.assert_close(_over_box(image, box, _running_mean), mean, atol=1e-5, rtol=0)
+    assert torch.equal(_over_box(image, box, _running_max), F.max_pool3d(image, box, 1, half))
+
+
+def test_a_dark_spot_stands_out_from_what_is_around_it_at_any_gain():
+    """Muscle of 0.5 around a spot of 0.1, by hand: contrast with a mean of (8 * 0.5 + 0.1) / 9."""
+    signal = torch.full((1, 1, 9, 4, 9), 0.5)
+    signal[0, 0, 4, 2, 4] = 0.1
+    contrast, high, low, mean = _beside(signal - 1, (3, 1, 3))[0]
+    around = (8 * 0.5 + 0.1) / 9
+    assert mean[4, 2, 4] == pytest.approx(around - 1)
+    assert contrast[4, 2, 4] == pytest.approx((0.1 - around) / (around + 0.025))
+    assert high[4, 2, 4] == pytest.approx(0.4 / 0.15 - 1)
+    assert low[4, 2, 4] == pytest.approx(-1)
+    assert low[3, 2, 4] == pytest.approx(2 * 0.4 / 0.55 - 1)
+    # two slices off nothing is seen of it, and in air nothing blows up
+    assert contrast[4, 0, 4] == pytest.approx(0, abs=1e-6)
+    assert _beside(torch.full((1, 1, 8, 8, 8), -1.0), (9, 1, 9)).isfinite().all()
+
+
+def test_surroundings_reach_the_network():
+    network = build_network({**SMALL, "surroundings": [[3, 1, 3], [9, 1, 9]], "windows": [[-1, 1], [-1, 0]]})
+    assert network.stem.in_channels == 8 * (2 + 2 * 4)
+    assert network.eval()(torch.randn(1, 1, 16, 16, 16)).shape == (1, 1, 16, 16, 16)
 
 
 @pytest.mark.parametrize("classes", [1, 3])

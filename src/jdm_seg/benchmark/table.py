@@ -85,6 +85,13 @@ def _recall_lines(methods: dict[str, Any]) -> Iterator[str]:
             for name, method in methods.items()
         ]
         yield from _table(["method", *values], rows)
+        if attribute == "contrast":
+            yield "\nLesion F1 with the lesions of one contrast alone, the others neither found nor missed:\n"
+            rows = [
+                [name, *(_cell(method["recall_by"][attribute][value]["lesion_f1"], 2) for value in values)]
+                for name, method in methods.items()
+            ]
+            yield from _table(["method", *values], rows)
 
 
 def _table(head: list[str], rows: list[list[str]]) -> Iterator[str]:

@@ -28,6 +28,7 @@ from jdm_seg.synthesis.estimate import estimate_stir_tissue
 from jdm_seg.synthesis.insert import host_of_scan, unclear_in_scan
 from jdm_seg.synthesis.recipe import Preset, SyntheticCase, describe, preset_of, synthesize_body
 from jdm_seg.synthesis.stir.acquisition import StirAcquisition, sample_stir
+from jdm_seg.synthesis.visibility import seen_on_stir
 from jdm_seg.volume import Volume, read_volume, write_text, write_volume
 
 
@@ -224,20 +225,20 @@ def synthesize_inserted(scan: Volume, modality: Modality, priors: Priors, seed: 
     host = host_of_scan(scan.array, spacing, modality)
     calcinosis = render_deposits(sample_deposits(host, rng, priors), host)
     acquisition: CtAcquisition | StirAcquisition
-    noise = None
+    levels = None
     if modality == "ct":
         acquisition = sample_scan_blur(rng, spacing, estimate_blur(scan.array, host.tissue, spacing))
         image = insert_ct(scan.array, calcinosis, host, acquisition)
     else:
         acquisition = sample_stir(rng, calcinosis.deposits, float(rng.uniform(3, 30)))
         levels = estimate_stir_tissue(scan.array, spacing)[1]
-        noise = levels[1]
         image = insert_stir(scan.array, calcinosis, host, acquisition, levels, rng)
     stir = acquisition if isinstance(acquisition, StirAcquisition) else None
     drawn = {"deposits": [asdict(d) for d in calcinosis.deposits], "acquisition": asdict(acquisition)}
-    record = {"modality": modality, "drawn": drawn, **describe(calcinosis, spacing, host.tissue, stir)}
     image = np.clip(np.rint(image), -32768, 32767).astype(np.int16)
-    ignore = unclear_in_scan(calcinosis, image, scan.array, host.tissue, noise)
+    seen = None if levels is None else seen_on_stir(calcinosis.instances, image, scan.array, *levels)
+    record = {"modality": modality, "drawn": drawn, **describe(calcinosis, spacing, host.tissue, stir, seen)}
+    ignore = unclear_in_scan(calcinosis, image, scan.array, host.tissue, levels)
     return SyntheticCase(image, calcinosis.label, calcinosis.instances, None, None, scan.affine, record, ignore)
 
 

@@ -32,6 +32,7 @@ from jdm_seg.synthesis.deposits.lookalikes import AMBIGUOUS, sample_lookalikes
 from jdm_seg.synthesis.deposits.overlay import render_lookalike
 from jdm_seg.synthesis.estimate import estimate_stir_tissue, estimate_tissue
 from jdm_seg.synthesis.stir.acquisition import sample_stir
+from jdm_seg.synthesis.visibility import seen_on_ct, seen_on_stir
 from jdm_seg.volume import Spacing
 
 __all__ = [
@@ -61,12 +62,6 @@ HOST_KEYS = ("tissue", "depth_mm", "muscle_mm", "bone_mm", "background")
 SCAN_KEY = "scan_levels"
 """What it needs to know of the scan as a whole: blur in mm for CT (0 unknown); muscle and noise for STIR."""
 
-VISIBLE_HU = 110.0
-"""A deposit that reads less on average is as grey as muscle, vessels and tendons in fat."""
-_VISIBLE_CHANGE_HU = 80.0
-"""One that adds less on average drowns in the noise of a low-dose scan."""
-_VISIBLE_NOISES = 1.5
-"""On STIR: a deposit that changes the signal by fewer standard deviations of the noise on average."""
 _SMOOTH_MM = 0.8
 """Takes the steps of voxels out of the surfaces that sheets and plaques follow."""
 
@@ -191,7 +186,7 @@ class InsertCalcinosisd(MapTransform, Randomizable):  # type: ignore[misc]
                 calcinosis = render_deposits(sample_deposits(host, rng, self.priors), host)
                 path = float(rng.uniform(10, 30))
                 inserted = insert_ct(image, calcinosis, host, acquisition, background=background, path_cm=path)
-                _write_label(label, calcinosis, inserted, image, _VISIBLE_CHANGE_HU, VISIBLE_HU)
+                _write_label(label, calcinosis, seen_on_ct(calcinosis.instances, inserted, image))
                 image = inserted
         sample[self.keys[0]] = torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))[None]
         sample["label"] = torch.from_numpy(label)[None]
@@ -208,8 +203,7 @@ class InsertCalcinosisd(MapTransform, Randomizable):  # type: ignore[misc]
         calcinosis = render_deposits(sample_deposits(host, rng, self.priors), host)
         acquisition = sample_stir(rng, calcinosis.deposits, float(rng.uniform(3, 30)))
         inserted = insert_stir(image, calcinosis, host, acquisition, levels, rng)
-        # a void in suppressed fat cannot be seen and is not asked for
-        _write_label(label, calcinosis, inserted, image, _VISIBLE_NOISES * levels[1], 0.0)
+        _write_label(label, calcinosis, seen_on_stir(calcinosis.instances, inserted, image, *levels))
         return inserted
 
     def _insert_lookalikes(
@@ -241,21 +235,11 @@ def _blas() -> ThreadpoolController:
     return ThreadpoolController()
 
 
-def _write_label(
-    label: NDArray[np.uint8],
-    calcinosis: Calcinosis,
-    inserted: NDArray[Any],
-    before: NDArray[Any],
-    least_change: float,
-    least: float,
-) -> None:
-    """Write 1 at deposits that can be seen, and :data:`IGNORE` at the others.
-
-    Teaching a network that a faint grey streak is calcium teaches it to see calcium in every tendon.
-    """
-    where = np.unravel_index(np.flatnonzero(calcinosis.occupancy >= 0.5), label.shape)
-    number = calcinosis.dominant[where]
-    label[where] = np.where(_seen(where, number, inserted, before, least_change, least)[number], 1, IGNORE)
+def _write_label(label: NDArray[np.uint8], calcinosis: Calcinosis, seen: NDArray[np.bool_]) -> None:
+    """Write 1 at deposits that can be seen, and :data:`IGNORE` at the others."""
+    instances = calcinosis.instances
+    where = np.nonzero(instances)
+    label[where] = np.where(seen[instances[where]], 1, IGNORE)
 
 
 def unclear_in_scan(
@@ -263,7 +247,7 @@ def unclear_in_scan(
     inserted: NDArray[Any],
     before: NDArray[Any],
     tissue: NDArray[np.uint8],
-    noise: float | None,
+    levels: tuple[float, float] | None,
 ) -> NDArray[np.uint8]:
     """Mark what neither teaches nor counts in a scan with deposits inserted.
 
@@ -275,30 +259,17 @@ def unclear_in_scan(
         inserted: The scan with it.
         before: The scan without.
         tissue: :class:`Tissue` codes of the scan.
-        noise: Standard deviation of the noise of STIR; None on CT.
+        levels: Signal of muscle and standard deviation of the noise of STIR; None on CT.
 
     Returns:
         Mask, uint8 {0, 1}, shape (X, Y, Z).
     """
-    least = (_VISIBLE_CHANGE_HU, VISIBLE_HU) if noise is None else (_VISIBLE_NOISES * noise, 0.0)
     label = (tissue == Tissue.DENSE).view(np.uint8) * np.uint8(IGNORE)
-    _write_label(label, calcinosis, inserted, before, *least)
+    instances = calcinosis.instances
+    if levels is None:
+        seen = seen_on_ct(instances, inserted, before)
+    else:
+        seen = seen_on_stir(instances, inserted, before, *levels)
+    _write_label(label, calcinosis, seen)
     ignored: NDArray[np.uint8] = (label == IGNORE).view(np.uint8)
     return ignored
-
-
-def _seen(
-    where: tuple[NDArray[np.intp], ...],
-    number: NDArray[np.uint16],
-    inserted: NDArray[Any],
-    before: NDArray[Any],
-    least_change: float,
-    least: float,
-) -> NDArray[np.bool_]:
-    """Tell which deposits can be seen, by number; entry 0 is none."""
-    voxels = np.maximum(np.bincount(number), 1)
-    after = inserted[where].astype(np.float64)
-    mean = np.bincount(number, weights=after) / voxels
-    change = np.bincount(number, weights=after - before[where]) / voxels
-    result: NDArray[np.bool_] = (np.abs(change) >= least_change) & (mean >= least)
-    return result

@@ -22,8 +22,8 @@ from jdm_seg.synthesis.deposits.calcinosis import LABEL_RULE, Calcinosis, render
 from jdm_seg.synthesis.deposits.lookalikes import AMBIGUOUS, LookAlike, sample_lookalikes
 from jdm_seg.synthesis.deposits.overlay import render_lookalike
 from jdm_seg.synthesis.deposits.priors import Deposit, Priors
-from jdm_seg.synthesis.insert import VISIBLE_HU
 from jdm_seg.synthesis.stir.acquisition import StirAcquisition, acquire_stir
+from jdm_seg.synthesis.visibility import seen_on_ct, seen_on_stir
 from jdm_seg.volume import Spacing
 
 
@@ -206,6 +206,7 @@ def replay(record: dict[str, Any]) -> SyntheticCase:
 def _scan(recipe: Recipe, rendered: RenderedScene) -> SyntheticCase:
     host, tissue = rendered.host, rendered.tissue
     calcinosis = render_deposits(recipe.deposits, host)
+    instances = calcinosis.instances
     for item in recipe.lookalikes:
         _add_lookalike(item, rendered)
     anatomy = np.ascontiguousarray(host.tissue)
@@ -214,8 +215,12 @@ def _scan(recipe: Recipe, rendered: RenderedScene) -> SyntheticCase:
     if recipe.ct is not None:
         calcium, occupancy = (calcinosis.calcium, calcinosis.occupancy) if recipe.deposits else (None, None)
         image = acquire_ct(tissue, calcium, occupancy, recipe.ct, rng, split_z=rendered.split)
+        seen = seen_on_ct(instances, image)
     elif recipe.stir is not None:
-        image, oedema = acquire_stir(tissue, calcinosis, recipe.stir, rng, split=rendered.split)
+        stir, split = recipe.stir, rendered.split
+        image, oedema = acquire_stir(tissue, calcinosis, stir, rng, split=split)
+        before, _ = acquire_stir(tissue, None, stir, np.random.default_rng(recipe.seed), split=split)
+        seen = seen_on_stir(instances, image, before, stir.readout.scale, stir.readout.scale / stir.readout.snr)
     else:
         raise ValueError("expected an acquisition of CT or STIR, but found neither")
     affine = np.diag([*recipe.spacing, 1.0])
@@ -223,28 +228,11 @@ def _scan(recipe: Recipe, rendered: RenderedScene) -> SyntheticCase:
     record = {
         "modality": recipe.modality,
         "recipe": asdict(recipe),
-        **describe(calcinosis, recipe.spacing, anatomy, recipe.stir),
+        **describe(calcinosis, recipe.spacing, anatomy, recipe.stir, seen),
     }
-    instances = calcinosis.instances
-    faint = _faint(instances, image, record["deposits"], recipe.modality)
-    return SyntheticCase(image, calcinosis.label, instances, anatomy, oedema, affine, record, faint=faint)
-
-
-def _faint(
-    instances: NDArray[np.uint16], image: NDArray[np.int16], rows: list[dict[str, Any]], modality: Modality
-) -> NDArray[np.uint8] | None:
-    """Mark deposits that blur has left no brighter than soft tissue, or that are as dark as what is around on STIR."""
-    if modality == "ct":
-        where = np.nonzero(instances)
-        number = instances[where]
-        least = len(rows) + 1
-        voxels = np.maximum(np.bincount(number, minlength=least), 1)
-        faint = np.bincount(number, weights=image[where], minlength=least) / voxels < VISIBLE_HU
-    else:
-        faint = np.array([False, *(row["contrast"] == "none" for row in rows)])
-    faint[0] = False
-    marked: NDArray[np.uint8] = faint[instances].view(np.uint8)
-    return marked if marked.any() else None
+    faint = ((instances > 0) & ~seen[instances]).view(np.uint8)
+    label = calcinosis.label
+    return SyntheticCase(image, label, instances, anatomy, oedema, affine, record, faint=faint if faint.any() else None)
 
 
 def _add_lookalike(item: LookAlike, rendered: RenderedScene) -> None:
@@ -260,12 +248,12 @@ def _add_lookalike(item: LookAlike, rendered: RenderedScene) -> None:
         rendered.tissue.blend((box[0], box[1], box[2]), cover, tissue)
 
 
-_DARK_ON_STIR = ("AIR", "SKIN", "FAT", "VISCERAL_FAT", "FASCIA", "TENDON", "CORTEX", "GAS", "LUNG", "NONE")
-"""Tissues as dark as mineral on STIR: a void in them cannot be seen."""
-
-
 def describe(
-    calcinosis: Calcinosis, spacing: Spacing, anatomy: NDArray[np.uint8], stir: StirAcquisition | None = None
+    calcinosis: Calcinosis,
+    spacing: Spacing,
+    anatomy: NDArray[np.uint8],
+    stir: StirAcquisition | None = None,
+    seen: NDArray[np.bool_] | None = None,
 ) -> dict[str, Any]:
     """Return what a record says of its truth: the label rule, and one row a deposit with what became of it.
 
@@ -273,7 +261,8 @@ def describe(
         calcinosis: Rendered deposits.
         spacing: Voxel size in mm.
         anatomy: Tissue codes, shape (X, Y, Z).
-        stir: With it, a row also says how its deposit shows, and whether what is around gives it contrast.
+        stir: With it and ``seen``, a row also says how its deposit shows and whether it has contrast.
+        seen: Which deposits can be told from what is around them, by number.
     """
     instances = calcinosis.instances
     where = np.flatnonzero(instances)
@@ -294,8 +283,9 @@ def describe(
         }
         for number, deposit in enumerate(calcinosis.deposits, start=1)
     ]
-    if stir is not None:
-        for row, phenotype in zip(rows, stir.phenotypes, strict=True):
+    if stir is not None and seen is not None:
+        known = np.pad(seen, (0, max(0, len(rows) + 1 - len(seen))))[1:]
+        for row, phenotype, shows in zip(rows, stir.phenotypes, known.tolist(), strict=True):
             row["phenotype"] = phenotype
-            row["contrast"] = "none" if phenotype == "void" and row["host"] in _DARK_ON_STIR else "seen"
+            row["contrast"] = "seen" if shows else "none"
     return {"label_rule": LABEL_RULE, "spacing": spacing, "deposits": rows}
