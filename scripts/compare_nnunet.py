@@ -5,11 +5,11 @@
     python scripts/compare_nnunet.py predict WORK SCANS MASKS
     python scripts/compare_nnunet.py speed SET WORK [--rounds 3] [OVERRIDE ...]
 
-``pip install nnunetv2`` first, in an environment that has jdm_seg. SET is a data set of jdm-seg; the masks are scored by
-``jdm-seg benchmark … --predictions nnunet=MASKS``. ``speed`` trains the network of ``experiment=ct`` by nnU-Net's trainer
-(its loader, augmentation, loss, optimizer; our patch and batch) and by ours in turn, each with one worker, in one
-process; read the ratios. nnU-Net uses no autocast on a CPU; it is measured with it as well, so that what differs is
-loader, augmentation and loss.
+``pip install nnunetv2`` first, in an environment that has jdm_seg. SET is a data set of jdm-seg; masks are scored by
+``jdm-seg benchmark … --predictions nnunet=MASKS``. ``speed`` trains the network of ``experiment=ct`` by the trainer of
+nnU-Net (its loader, augmentation, loss, optimizer; our patch and batch) and by ours in turn, each with one worker, in
+one process; read the ratios. nnU-Net uses no autocast on a CPU; it is measured with it as well, so that what differs
+is loader, augmentation and loss.
 """
 
 from __future__ import annotations
