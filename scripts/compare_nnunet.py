@@ -148,8 +148,14 @@ def predict(work: Path, scans: Path, masks: Path) -> None:
 
 def speed(data: Path, work: Path, rounds: int, overrides: list[str]) -> None:
     """Train one network on the same cases by nnU-Net's trainer and by ours, in turn."""
-    given = [f"data.root={data}", f"data.cache={work / 'cache'}", "data.workers=1", "data.folds=4"]
-    two = ["network.out_channels=2", "network.deep_supervision=false", "loss=dice_ce_classes"]
+    given = [
+        f"data.root={data}",
+        "data.synthesize=null",
+        f"data.cache={work / 'cache'}",
+        "data.workers=1",
+        "data.folds=4",
+    ]
+    two = ["data.skeleton=false", "network.out_channels=2", "network.deep_supervision=false", "loss=dice_ce_classes"]
     config = compose(["experiment=ct", "data=labelled", *two, *given, *overrides])
     half = precision_of("auto", "cpu") == "bf16-mixed"
     theirs = _their_step(config, work)
