@@ -41,6 +41,7 @@ class ModelSpec:
         network: ``_target_`` and arguments that rebuild the network in torch.
         labels: Meaning of mask values.
         training_data: What it was trained on, in words.
+        caution: What every result of it should be read with; empty if nothing stands out.
         min_lesion_mm3: Smaller lesions are dropped.
         min_peak: Lesions of which no voxel has this probability are dropped.
         weights: How the network is stored: ``f32``, or ``f16`` for half the size; it computes in f32 either way.
@@ -56,6 +57,7 @@ class ModelSpec:
     network: dict[str, Any]
     labels: dict[str, str] = field(default_factory=lambda: {"0": "background", "1": "calcinosis"})
     training_data: str = ""
+    caution: str = ""
     temperature: float = 1.0
     flip_axes: str = "xyz"
     min_lesion_mm3: float = 0.0

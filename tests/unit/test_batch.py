@@ -414,11 +414,13 @@ def test_warnings_name_what_the_model_was_trained_on(tmp_path):
     thick = Volume(thin.array, np.diag([1.0, 1.0, 6.0, 1.0]))
     write_volume(tmp_path / "scans" / "thick.nii.gz", thick.array, thick)
     method = Bright()
-    for name, training in (("known", TrainingGrid((1.5, 1.5, 1.5), (96.0, 96.0, 96.0))), ("unknown", None)):
+    grid = TrainingGrid((1.5, 1.5, 1.5), (96.0, 96.0, 96.0), "look twice")
+    for name, training in (("known", grid), ("unknown", None)):
         method.training = training
         predict_batch(tmp_path / "scans", tmp_path / name, method)
         warnings = json.loads((tmp_path / name / "thick" / "burden.json").read_text())["warnings"]
         assert any("the model works at 1.5 mm" in text for text in warnings) == (training is not None)
+        assert ("look twice" in warnings) == (training is not None)
 
 
 def test_a_map_is_written_of_a_method_that_has_one_only(tmp_path, scans):

@@ -156,6 +156,14 @@ def test_a_temperature_moves_no_voxel_at_one_half_but_moves_probabilities(zoo, s
     assert calm.probability.dense()[24, 24, 20] == pytest.approx(1 / (1 + np.exp(-logit / 4)), abs=2e-3)
 
 
+def test_results_carry_what_any_member_should_be_read_with(zoo, tmp_path):
+    careful = write_model(tmp_path / "c", 10.0, 5.0, caution="look twice")
+    plain = open_models([zoo / "a"])[0]
+    assert build_segmenter(open_models([careful.path]), PLAIN).training.caution == "look twice"
+    assert build_segmenter([plain, careful], PLAIN).training.caution == "look twice"
+    assert build_segmenter([plain], PLAIN).training.caution == ""
+
+
 def test_tta_is_recorded_with_the_axes_of_the_model(tmp_path, zoo):
     only_x = write_model(tmp_path / "x", 10.0, 5.0, flip_axes="x")
     settings = replace(PLAIN, tta=True)

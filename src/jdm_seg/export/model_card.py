@@ -24,7 +24,7 @@ def model_card(model: ModelFolder, record: dict[str, Any]) -> str:
 
 Segments calcinosis on {spec.preprocess.modality.upper()}. Research use only; not a medical device.
 
-**Trained on.** {spec.training_data}
+{f"**Caution.** {spec.caution}{chr(10) * 2}" if spec.caution else ""}**Trained on.** {spec.training_data}
 
 **Input.** One channel, RAS, {" x ".join(f"{s:g}" for s in spec.preprocess.spacing)} mm, windows of
 {" x ".join(map(str, spec.patch_size))} voxels. A voxel counts from a probability of {spec.threshold:g};

@@ -276,6 +276,8 @@ class _Batch:
             findings = self._check(work.scan, work.case.modality)
             raise_errors(findings)
             work.warnings += warnings_of(findings)
+            trained = self._predictor.training
+            work.warnings += [trained.caution] if trained is not None and trained.caution else []
             work.stages["read"] = round(time.perf_counter() - begin, 3)
         except Exception as error:
             work.fail(error)

@@ -69,8 +69,9 @@ class EnsemblePredictor:
 
     @property
     def training(self) -> TrainingGrid:
-        """The first member's grid and window."""
-        return self.members[0].training
+        """The first member's grid and window, and what any member's results should be read with."""
+        members = [member.training for member in self.members]
+        return replace(members[0], caution=" ".join(dict.fromkeys(m.caution for m in members if m.caution)))
 
     @property
     def threshold(self) -> float:

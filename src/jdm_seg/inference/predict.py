@@ -132,7 +132,7 @@ class ScanPredictor:
         """The model's grid and window."""
         spacing = self.model.spec.preprocess.spacing
         x, y, z = (n * step for n, step in zip(self.model.spec.patch_size, spacing, strict=True))
-        return TrainingGrid(spacing, (x, y, z))
+        return TrainingGrid(spacing, (x, y, z), self.model.spec.caution)
 
     @property
     def network(self) -> Predictor:

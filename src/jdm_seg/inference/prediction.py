@@ -36,10 +36,12 @@ class TrainingGrid:
     Attributes:
         spacing: Voxel size in mm, along RAS.
         window_mm: Size of its window in mm, along RAS.
+        caution: What its results should be read with; empty if nothing stands out.
     """
 
     spacing: Spacing
     window_mm: Spacing
+    caution: str = ""
 
 
 class Segmenter(Protocol):
