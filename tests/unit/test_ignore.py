@@ -22,6 +22,7 @@ from jdm_seg.synthesis.anatomy.tissue import Tissue
 from jdm_seg.synthesis.dataset import synthesize_dataset
 from jdm_seg.synthesis.deposits.calcinosis import Calcinosis
 from jdm_seg.synthesis.insert import IGNORE, unclear_in_scan
+from jdm_seg.synthesis.visibility import seen_on_ct, seen_on_stir
 from jdm_seg.transforms import LoadCase
 from jdm_seg.volume import Grid, Volume, read_volume, write_volume
 
@@ -212,11 +213,13 @@ class TestInsertedDeposits:
         deposits = Calcinosis(occupancy, occupancy * 200, dominant, ())
         expected = (dominant == 2).astype(np.uint8)
         expected[7, 0, 0] = 1
-        np.testing.assert_array_equal(unclear_in_scan(deposits, inserted, before, tissue, None), expected)
+        seen = seen_on_ct(deposits.instances, inserted, before)
+        np.testing.assert_array_equal(unclear_in_scan(deposits, tissue, seen), expected)
         # on STIR 40 in four voxels is seen over noise of 10 and not over 30
-        for noise, seen in ((10.0, True), (30.0, False)):
-            zone = unclear_in_scan(deposits, inserted, before, tissue, (100.0, noise))
-            assert zone[4, 0, 0] == (not seen)
+        for noise, expected in ((10.0, True), (30.0, False)):
+            seen = seen_on_stir(deposits.instances, inserted, before, 100.0, noise)
+            zone = unclear_in_scan(deposits, tissue, seen)
+            assert zone[4, 0, 0] == (not expected)
 
     def test_a_data_set_carries_its_zones(self, tmp_path):
         x, y = np.meshgrid(np.arange(50), np.arange(50), indexing="ij")

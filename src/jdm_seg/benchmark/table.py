@@ -88,7 +88,7 @@ def _recall_lines(methods: dict[str, Any]) -> Iterator[str]:
         if attribute == "contrast":
             yield "\nLesion F1 with the lesions of one contrast alone, the others neither found nor missed:\n"
             rows = [
-                [name, *(_cell(method["recall_by"][attribute][value]["lesion_f1"], 2) for value in values)]
+                [name, *(_f1(method["recall_by"].get(attribute, {}).get(value)) for value in values)]
                 for name, method in methods.items()
             ]
             yield from _table(["method", *values], rows)
@@ -122,6 +122,10 @@ def _share(recall: dict[str, Any] | None) -> str:
     if recall is None or not recall["lesions"]:
         return "none there"
     return f"{recall['found']} of {recall['lesions']} ({recall['found'] / recall['lesions']:.2f})"
+
+
+def _f1(recall: dict[str, Any] | None) -> str:
+    return "none there" if recall is None else _cell(recall["lesion_f1"], 2)
 
 
 def _seconds(method: dict[str, Any]) -> str:

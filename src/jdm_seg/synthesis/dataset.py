@@ -28,7 +28,7 @@ from jdm_seg.synthesis.estimate import estimate_stir_tissue
 from jdm_seg.synthesis.insert import host_of_scan, unclear_in_scan
 from jdm_seg.synthesis.recipe import Preset, SyntheticCase, describe, preset_of, synthesize_body
 from jdm_seg.synthesis.stir.acquisition import StirAcquisition, sample_stir
-from jdm_seg.synthesis.visibility import seen_on_stir
+from jdm_seg.synthesis.visibility import seen_on_ct, seen_on_stir
 from jdm_seg.volume import Volume, read_volume, write_text, write_volume
 
 
@@ -236,10 +236,14 @@ def synthesize_inserted(scan: Volume, modality: Modality, priors: Priors, seed: 
     stir = acquisition if isinstance(acquisition, StirAcquisition) else None
     drawn = {"deposits": [asdict(d) for d in calcinosis.deposits], "acquisition": asdict(acquisition)}
     image = np.clip(np.rint(image), -32768, 32767).astype(np.int16)
-    seen = None if levels is None else seen_on_stir(calcinosis.instances, image, scan.array, *levels)
+    instances = calcinosis.instances
+    if levels is None:
+        seen = seen_on_ct(instances, image, scan.array)
+    else:
+        seen = seen_on_stir(instances, image, scan.array, *levels)
     record = {"modality": modality, "drawn": drawn, **describe(calcinosis, spacing, host.tissue, stir, seen)}
-    ignore = unclear_in_scan(calcinosis, image, scan.array, host.tissue, levels)
-    return SyntheticCase(image, calcinosis.label, calcinosis.instances, None, None, scan.affine, record, ignore)
+    ignore = unclear_in_scan(calcinosis, host.tissue, seen)
+    return SyntheticCase(image, calcinosis.label, instances, None, None, scan.affine, record, ignore)
 
 
 def _by_split(members: list[Case], validation: float, testing: float) -> Manifest:

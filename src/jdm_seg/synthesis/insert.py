@@ -242,13 +242,7 @@ def _write_label(label: NDArray[np.uint8], calcinosis: Calcinosis, seen: NDArray
     label[where] = np.where(seen[instances[where]], 1, IGNORE)
 
 
-def unclear_in_scan(
-    calcinosis: Calcinosis,
-    inserted: NDArray[Any],
-    before: NDArray[Any],
-    tissue: NDArray[np.uint8],
-    levels: tuple[float, float] | None,
-) -> NDArray[np.uint8]:
+def unclear_in_scan(calcinosis: Calcinosis, tissue: NDArray[np.uint8], seen: NDArray[np.bool_]) -> NDArray[np.uint8]:
     """Mark what neither teaches nor counts in a scan with deposits inserted.
 
     That is: what was dense already, for nobody knows what it is, and deposits too faint to see. A deposit that can be
@@ -256,20 +250,13 @@ def unclear_in_scan(
 
     Args:
         calcinosis: What was inserted, shape (X, Y, Z).
-        inserted: The scan with it.
-        before: The scan without.
         tissue: :class:`Tissue` codes of the scan.
-        levels: Signal of muscle and standard deviation of the noise of STIR; None on CT.
+        seen: Which deposits can be seen, by number, see :mod:`~jdm_seg.synthesis.visibility`.
 
     Returns:
         Mask, uint8 {0, 1}, shape (X, Y, Z).
     """
     label = (tissue == Tissue.DENSE).view(np.uint8) * np.uint8(IGNORE)
-    instances = calcinosis.instances
-    if levels is None:
-        seen = seen_on_ct(instances, inserted, before)
-    else:
-        seen = seen_on_stir(instances, inserted, before, *levels)
     _write_label(label, calcinosis, seen)
     ignored: NDArray[np.uint8] = (label == IGNORE).view(np.uint8)
     return ignored
