@@ -47,7 +47,7 @@ def main() -> None:
             scans = Path(scratch) / "set" / "images"
         given = [f"data.backgrounds={scans}", f"data.cache={scratch}/cache", "data.synthesize=null", "data.folds=2"]
         config = compose(["experiment=ct", *given, f"data.workers={arguments.workers}", *arguments.overrides])
-        ways = {"made as it trains": _Run(config), "one patch repeated": _Run(_repeated(config))}
+        ways = {"made as it trains": Run(config), "one patch repeated": Run(_repeated(config))}
         seconds: dict[str, list[float]] = {name: [] for name in ways}
         for _ in range(arguments.rounds):
             for name, run in ways.items():
@@ -61,7 +61,7 @@ def main() -> None:
     print(f"with data {ratio:.2f} times the step time without")
 
 
-class _Run:
+class Run:
     """A network that trains on one source of patches; goes on where it stopped."""
 
     def __init__(self, config: TrainConfig) -> None:
@@ -79,14 +79,18 @@ class _Run:
         for step in range(_WARM + _STEPS):
             if step == _WARM:
                 begin = time.perf_counter()
-            batch = next(self._batches)
-            with torch.autocast("cpu", torch.bfloat16, enabled=self._bf16):
-                levels = as_levels(self._network(batch["image"]))
-            loss = self._loss(levels, batch["label"])
-            self._optimizer.zero_grad()
-            loss.backward()
-            self._optimizer.step()
+            self.step()
         return (time.perf_counter() - begin) / _STEPS
+
+    def step(self) -> None:
+        """Take the next batch and learn from it."""
+        batch = next(self._batches)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self._bf16):
+            levels = as_levels(self._network(batch["image"]))
+        loss = self._loss(levels, batch["label"])
+        self._optimizer.zero_grad()
+        loss.backward()
+        self._optimizer.step()
 
 
 def _repeated(config: TrainConfig) -> TrainConfig:

@@ -1,21 +1,20 @@
 """nnU-Net v2 beside this package: on the same cases for the same time, and step for step on the same network.
 
-    python scripts/compare_nnunet.py prepare SET WORK [--spacing 1.5]
+    python scripts/compare_nnunet.py prepare SET WORK [--spacing 1.5] [--memory 2]
     python scripts/compare_nnunet.py train WORK --minutes 25
-    python scripts/compare_nnunet.py predict WORK SCANS MASKS
+    python scripts/compare_nnunet.py predict WORK SCANS MASKS [--step 0.5]
     python scripts/compare_nnunet.py speed SET WORK [--rounds 3] [OVERRIDE ...]
 
 ``pip install nnunetv2`` first, in an environment that has jdm_seg. SET is a data set of jdm-seg; masks are scored by
 ``jdm-seg benchmark … --predictions nnunet=MASKS``. ``speed`` trains the network of ``experiment=ct`` by the trainer of
 nnU-Net (its loader, augmentation, loss, optimizer; our patch and batch) and by ours in turn, each with one worker, in
 one process; read the ratios. nnU-Net uses no autocast on a CPU; it is measured with it as well, so that what differs
-is loader, augmentation and loss.
+is loader, augmentation and loss. ``train`` and ``predict`` always use it, as nnU-Net itself does on a GPU.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import os
 import statistics
@@ -25,12 +24,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from bench_training import Run  # beside this script
 
 from jdm_seg.cases import read_manifest
 from jdm_seg.config import TrainConfig, compose
-from jdm_seg.data import CaseDataModule
-from jdm_seg.losses import build_loss
-from jdm_seg.networks import as_levels, build_network
+from jdm_seg.networks import build_network
 from jdm_seg.nnunet import write_nnunet
 from jdm_seg.train import precision_of
 
@@ -48,6 +46,7 @@ def main() -> None:
     task.add_argument("set", type=Path)
     task.add_argument("work", type=Path)
     task.add_argument("--spacing", type=float, help="mm; default: what nnU-Net plans")
+    task.add_argument("--memory", type=float, help="GB that nnU-Net plans its patch for; default: its own, 8")
     task = tasks.add_parser("train")
     task.add_argument("work", type=Path)
     task.add_argument("--minutes", type=float, required=True)
@@ -55,6 +54,7 @@ def main() -> None:
     task.add_argument("work", type=Path)
     task.add_argument("scans", type=Path)
     task.add_argument("masks", type=Path)
+    task.add_argument("--step", type=float, default=0.5, help="share of a window to the next one")
     task = tasks.add_parser("speed")
     task.add_argument("set", type=Path)
     task.add_argument("work", type=Path)
@@ -67,24 +67,26 @@ def main() -> None:
         (work / name).mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("nnUNet_n_proc_DA", "1")
     if arguments.task == "prepare":
-        prepare(arguments.set, work, arguments.spacing)
+        prepare(arguments.set, work, arguments.spacing, arguments.memory)
     elif arguments.task == "train":
         train(work, arguments.minutes)
     elif arguments.task == "predict":
-        predict(work, arguments.scans, arguments.masks)
+        predict(work, arguments.scans, arguments.masks, arguments.step)
     else:
         speed(arguments.set, work, arguments.rounds, arguments.overrides)
 
 
-def prepare(data: Path, work: Path, spacing: float | None) -> None:
+def prepare(data: Path, work: Path, spacing: float | None, memory: float | None) -> None:
     """Convert, plan and preprocess."""
     from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprints, plan_experiments, preprocess
 
     made = write_nnunet(read_manifest(data), work / "raw", dataset_id=DATASET)
     extract_fingerprints([DATASET], num_processes=1)
     target = None if spacing is None else (spacing,) * 3
-    name = None if spacing is None else "nnUNetPlans"
-    plan_experiments([DATASET], overwrite_target_spacing=target, overwrite_plans_name=name)
+    name = None if spacing is None and memory is None else "nnUNetPlans"
+    plan_experiments(
+        [DATASET], gpu_memory_target_in_gb=memory, overwrite_target_spacing=target, overwrite_plans_name=name
+    )
     preprocess([DATASET], configurations=[CONFIGURATION], num_processes=[1])
     splits = made / "splits_final.json"
     if splits.is_file():
@@ -102,6 +104,11 @@ def trainer_of(work: Path, kind: type[Any], changes: dict[str, Any] | None = Non
     return kind(plans, CONFIGURATION, 0, facts, device)
 
 
+def _autocast() -> torch.autocast:
+    """Return what nnU-Net does by itself on a GPU alone."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=precision_of("auto", "cpu") == "bf16-mixed")
+
+
 def train(work: Path, minutes: float) -> None:
     """Train as nnU-Net does by default, its schedule fitted to the time, and say how many steps that were."""
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -116,7 +123,8 @@ def train(work: Path, minutes: float) -> None:
         for group in trainer.optimizer.param_groups:
             group["lr"] = trainer.initial_lr * (1 - spent / (60 * minutes)) ** 0.9
         trainer.network.train()
-        loss = trainer.train_step(next(trainer.dataloader_train))["loss"]
+        with _autocast():
+            loss = trainer.train_step(next(trainer.dataloader_train))["loss"]
         steps += 1
         if steps % 10 == 0:
             print(f"{steps} steps in {spent / 60:.1f} min, loss {float(loss):.3f}", flush=True)
@@ -128,21 +136,22 @@ def train(work: Path, minutes: float) -> None:
             loader._finish()
 
 
-def predict(work: Path, scans: Path, masks: Path) -> None:
+def predict(work: Path, scans: Path, masks: Path, step: float) -> None:
     """Segment a folder of scans. On a CPU windows are not mirrored, which would take eight times as long."""
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
     folder = next((work / "results").glob(f"Dataset{DATASET}_*/nnUNetTrainer__nnUNetPlans__{CONFIGURATION}"))
     cuda = torch.cuda.is_available()
     predictor = nnUNetPredictor(
-        tile_step_size=0.5, use_mirroring=cuda, device=torch.device("cuda" if cuda else "cpu"), allow_tqdm=False
+        tile_step_size=step, use_mirroring=cuda, device=torch.device("cuda" if cuda else "cpu"), allow_tqdm=False
     )
     predictor.initialize_from_trained_model_folder(str(folder), (0,), "checkpoint_final.pth")
     masks.mkdir(parents=True, exist_ok=True)
     names = sorted(path.name.removesuffix(".nii.gz") for path in scans.glob("*.nii.gz"))
     for name in names:
         begin = time.monotonic()
-        predictor.predict_from_files_sequential([[str(scans / f"{name}.nii.gz")]], [str(masks / name)])
+        with _autocast():
+            predictor.predict_from_files_sequential([[str(scans / f"{name}.nii.gz")]], [str(masks / name)])
         print(f"{name} {time.monotonic() - begin:.1f} s", flush=True)
 
 
@@ -162,7 +171,7 @@ def speed(data: Path, work: Path, rounds: int, overrides: list[str]) -> None:
     ways = {
         "nnU-Net's trainer": lambda: theirs(False),
         "the same under bf16": lambda: theirs(half),
-        "jdm_seg": _our_step(config, half),
+        "jdm_seg": Run(config).step,
     }
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
@@ -201,28 +210,6 @@ def _their_step(config: TrainConfig, work: Path) -> Callable[[bool], None]:
     def step(autocast: bool) -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             trainer.train_step(next(batches))
-
-    return step
-
-
-def _our_step(config: TrainConfig, half: bool) -> Callable[[], None]:
-    module = CaseDataModule(config.data, config.preprocess, config.augment, config.seed)
-    module.prepare_data()
-    module.setup()
-    network = build_network(config.network).train()
-    loss_of = build_loss(config.loss)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
-    loader = module.train_dataloader()
-    batches = (module.on_after_batch_transfer(batch, 0) for _ in itertools.count() for batch in loader)
-
-    def step() -> None:
-        batch = next(batches)
-        with torch.autocast("cpu", torch.bfloat16, enabled=half):
-            levels = as_levels(network(batch["image"]))
-        loss = loss_of(levels, batch["label"])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
 
     return step
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 import os
 import shutil
@@ -92,7 +93,7 @@ def start(scans: Path, out: Path) -> subprocess.Popen[str]:
 
 
 def results(out: Path) -> dict[str, Any]:
-    """Everything in a results folder but times and the memory that a process took."""
+    """Everything in a results folder but times, the memory that a process took, and how well images were compressed."""
     found: dict[str, Any] = {}
     for path in sorted(out.rglob("*")):
         name = path.relative_to(out).as_posix()
@@ -106,7 +107,11 @@ def results(out: Path) -> dict[str, Any]:
                 if key not in ("start", "end", "parts", "stage_seconds", "peak_memory_mb", "git_sha")
             } | {"stages of": sorted(run["stage_seconds"])}
         elif path.name == ".stamp.json":
-            found[name] = {key: value for key, value in json.loads(path.read_text()).items() if key != "stages"}
+            stamp = json.loads(path.read_text())
+            sizes = {file: size for file, size in stamp["files"].items() if not file.endswith(".gz")}
+            found[name] = {"scan": stamp["scan"], "sizes": sizes, "files": sorted(stamp["files"])}
+        elif path.suffix == ".gz":  # header and voxels: the compressor's choices depend on the processor it finds
+            found[name] = gzip.decompress(path.read_bytes())
         elif path.name == "cohort.csv":
             found[name] = [{**row, "seconds": ""} for row in csv.DictReader(path.open(newline=""))]
         else:

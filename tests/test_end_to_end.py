@@ -19,7 +19,7 @@ from jdm_seg.data import CaseDataModule
 from jdm_seg.errors import CaseNotFoundError, InputError
 from jdm_seg.evaluate import evaluate_folders
 from jdm_seg.export.parity import LOGIT_TOLERANCE
-from jdm_seg.export.run import export_run
+from jdm_seg.export.run import ExportOptions, export_run
 from jdm_seg.inference.batch import predict_batch
 from jdm_seg.inference.predict import PredictSettings, ScanPredictor
 from jdm_seg.model_folder import open_model, read_spec
@@ -410,6 +410,28 @@ def test_a_sidecar_of_another_version_is_named(model, tmp_path):
     (tmp_path / "model.json").write_text(json.dumps(content))
     with pytest.raises(InputError, match="expected a complete model sidecar"):
         read_spec(tmp_path / "model.json")
+
+
+def test_a_second_stage_judges_what_the_network_finds(run, phantom, tmp_path, monkeypatch):
+    """The phantom has too few lesions to learn from; allowed to, it learns that all are deposits."""
+    with pytest.raises(InputError, match=r"--candidates: expected at least 30 deposits .* found \d+ and \d+"):
+        export_run(run, tmp_path / "model", ExportOptions(candidates=True))
+    assert not (tmp_path / "model").exists()
+    monkeypatch.setattr("jdm_seg.export.candidates.MIN_DEPOSITS", 0)
+    model = export_run(run, tmp_path / "model", ExportOptions(candidates=True))
+    facts = json.loads(model.candidates.read_text())["fitted"]
+    assert facts["scans"] == facts["chosen_on"] == 1
+    assert facts["deposits"] > 0
+    assert "second stage" in (model.path / "MODEL_CARD.md").read_text()
+    predictor = ScanPredictor(model)
+    assert "min_peak" not in predictor.describe()
+    scan = read_volume(phantom / "images" / "p1.nii.gz")
+    assert predictor(scan).mask.any()
+    values = json.loads(model.candidates.read_text())
+    model.candidates.write_text(json.dumps({**values, "min_score": 1.1}))
+    strict = ScanPredictor(model)
+    assert not strict(scan).mask.any()
+    assert strict.describe()["candidates_sha256"] != predictor.describe()["candidates_sha256"]
 
 
 def test_export_overwrites_models_but_nothing_else(run, tmp_path):

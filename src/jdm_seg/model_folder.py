@@ -19,9 +19,10 @@ SPEC_FILE = "model.json"
 WEIGHTS_FILE = "weights.pt"
 CARD_FILE = "MODEL_CARD.md"
 PARITY_FILE = "parity.json"
+CANDIDATES_FILE = "candidates.json"
 REDUCED_FILES = {"f16": "model_f16.onnx", "int8": "model_int8.onnx"}
 """Graphs that compute in less than float32, where a model was exported with them."""
-FILES = (ONNX_FILE, SPEC_FILE, WEIGHTS_FILE, CARD_FILE, PARITY_FILE, *REDUCED_FILES.values())
+FILES = (ONNX_FILE, SPEC_FILE, WEIGHTS_FILE, CARD_FILE, PARITY_FILE, CANDIDATES_FILE, *REDUCED_FILES.values())
 BUNDLE_FOLDER = "monai_bundle"
 SHIPPED = Path(__file__).parent / "models"
 
@@ -43,7 +44,7 @@ class ModelSpec:
         training_data: What it was trained on, in words.
         caution: What every result of it should be read with; empty if nothing stands out.
         min_lesion_mm3: Smaller lesions are dropped.
-        min_peak: Lesions of which no voxel has this probability are dropped.
+        min_peak: Lesions of which no voxel has this probability are dropped, unless ``candidates.json`` judges them.
         weights: How the network is stored: ``f32``, or ``f16`` for half the size; it computes in f32 either way.
         calibration: How temperature and threshold were found: data, figures before and after.
         parity: How far engines agree with the trained network, measured at export; ``parity.json`` has all of it.
@@ -106,6 +107,11 @@ class ModelFolder:
                 remedy=f"export it with --precision {precision}, or use --precision f32",
             )
         return path
+
+    @property
+    def candidates(self) -> Path:
+        """Path of the classifier that drops false lesions, where the model was exported with one."""
+        return self.path / CANDIDATES_FILE
 
     @property
     def weights(self) -> Path:

@@ -132,6 +132,13 @@ def normalize(image: FloatArray, limits: tuple[float, float]) -> FloatArray:
     return np.clip(scaled, -1, 1, out=scaled)
 
 
+def denormalize(values: FloatArray, limits: tuple[float, float]) -> FloatArray:
+    """Map -1 and 1 back to ``limits``; what :func:`normalize` clipped stays at them."""
+    low, high = limits
+    result: FloatArray = (values + np.float32(1)) * np.float32((high - low) / 2) + np.float32(low)
+    return result
+
+
 def air_value(config: PreprocessConfig) -> float:
     """Return what surrounds a body: the value that patches and windows are padded with, before normalisation."""
     return -1024.0 if config.modality == "ct" else 0.0

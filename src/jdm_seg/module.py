@@ -15,6 +15,7 @@ from torch import Tensor
 
 from jdm_seg.components import LesionRule
 from jdm_seg.config import instantiate
+from jdm_seg.inference.scan_grid import logit_of
 from jdm_seg.inference.sliding_window import predict_logits
 from jdm_seg.lesions import SIZE_STRATA, equivalent_diameter_mm, size_stratum
 from jdm_seg.losses import build_loss
@@ -99,8 +100,7 @@ class SegmentationModule(LightningModule):
             batch_size=window["batch_size"],
         )
         counted = (batch["label"][0, 0] != IGNORE).cpu().numpy()
-        threshold = window["threshold"]
-        prediction = (logits > math.log(threshold / (1 - threshold))).cpu().numpy() & counted
+        prediction = (logits > logit_of(window["threshold"])).cpu().numpy() & counted
         self._rule.clear(prediction, torch.sigmoid(logits).cpu().numpy(), tuple(self.hparams["preprocess"]["spacing"]))
         reference = (batch["label"][0, 0] == 1).cpu().numpy()
         self._scores.append(self._score(prediction, reference))

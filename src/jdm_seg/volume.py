@@ -364,7 +364,7 @@ def _sink(path: Path, *, compress: bool) -> Iterator[Any]:
         with path.open("wb") as plain:
             yield plain
         return
-    # no name and no time inside: the same volume gives the same bytes
+    # no name and no time inside: the same volume gives the same bytes on one kind of processor
     with path.open("wb") as target, igzip.IGzipFile("", "wb", _GZIP_LEVEL, target, mtime=0) as g:
         yield g
 

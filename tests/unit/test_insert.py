@@ -84,7 +84,7 @@ def test_nothing_is_placed_on_the_table():
 
 
 def phantom_trunk():
-    """An elliptic trunk: lungs, heart, spine, gas in a loop of gut, an enhanced kidney, a spot in an artery's wall."""
+    """An elliptic trunk: lungs, heart, spine, gas in gut, an enhanced kidney; a spot in an artery, one in the wall."""
     x, y, z = np.meshgrid(np.arange(160) - 80, np.arange(120) - 60, np.arange(60), indexing="ij")
     x, y = 2.0 * x, 2.0 * y
     inside = (x / 140) ** 2 + (y / 95) ** 2
@@ -96,6 +96,7 @@ def phantom_trunk():
     hu[~upper & (np.hypot(x, y - 20) < 12)] = -950
     hu[~upper & (np.hypot(x - 60, y + 20) < 22)] = 210
     hu[(np.hypot(x + 60, y + 20) < 6) & (z > 8) & (z < 12)] = 220
+    hu[(np.hypot(x + 60, y - 70) < 6) & (z > 8) & (z < 12)] = 230
     spine = np.hypot(x, y + 60)
     hu[spine < 20] = 180
     hu[(spine < 20) & (spine > 15)] = 600
@@ -109,12 +110,25 @@ def test_a_trunk_is_wall_around_organs():
     assert (tissue[(~upper) & (hu == -950)] == Tissue.GAS).mean() > 0.7
     assert (tissue[hu == 600] == Tissue.CORTEX).mean() > 0.99
     assert (tissue[hu == 210] == Tissue.ORGAN).mean() > 0.8  # contrast medium: no bone, and a negative
-    assert (tissue[hu == 220] == Tissue.DENSE).all()  # too small to be that, and nobody knows what it is
+    assert (tissue[hu == 220] == Tissue.ORGAN).all()  # an artery's wall: calcium, and a negative
+    assert (tissue[hu == 230] == Tissue.DENSE).all()  # in the wall of the trunk nobody knows what it is
     assert tissue[112, 60, 45] == Tissue.ORGAN  # the vessel in the lung
     assert tissue[80, 60, 45] == Tissue.ORGAN  # between the lungs
     assert tissue[80, 60, 10] == Tissue.ORGAN
     for place in ((80, 98, 10), (80, 17, 45), (16, 60, 20)):
         assert tissue[place] in (Tissue.FAT, Tissue.MUSCLE), place
+
+
+def test_what_the_skull_encloses_is_no_place_for_deposits():
+    x, y, z = np.meshgrid(np.arange(60) - 30, np.arange(70) - 35, np.arange(30), indexing="ij")
+    radius = np.hypot(x / 24, y / 30)
+    hu = np.select([radius < 0.75, radius < 0.88, radius < 1], [35, 900, 50], -1000)
+    hu[(np.hypot(x - 5, y) < 3) & (z > 10) & (z < 15)] = 210  # calcium of the choroid plexus
+    tissue = estimate_tissue(hu.astype(np.int16), (3.0, 3.0, 3.0))
+    assert (tissue[radius < 0.65] == Tissue.ORGAN).all()
+    assert (tissue[hu == 210] == Tissue.ORGAN).all()
+    assert (tissue[hu == 900] == Tissue.CORTEX).all()
+    assert np.isin(tissue[hu == 50], (Tissue.SKIN, Tissue.MUSCLE, Tissue.CORTEX)).all()
 
 
 def test_the_gap_between_legs_is_outside():
@@ -136,7 +150,7 @@ def test_a_ring_of_bone_is_not_filled():
     r = np.hypot(x, y)[..., None] * np.ones(12)
     hu = np.select([r < 35, r < 40, r < 65], [50, 700, 50], -1000).astype(np.int16)
     tissue = estimate_tissue(hu, (1.5, 1.5, 3.0))
-    assert tissue[70, 70, 6] == Tissue.MUSCLE
+    assert tissue[70, 70, 6] == Tissue.ORGAN
     assert tissue[70 + 37, 70, 6] == Tissue.CORTEX
 
 

@@ -47,7 +47,7 @@ def series(orientation, step, *, first=(-20.0, 30.0, 100.0), patient="") -> list
         header.StudyInstanceUID, header.SeriesInstanceUID, header.FrameOfReferenceUID = uids
         header.Modality, header.Rows, header.Columns = "CT", ROWS, COLUMNS
         header.PatientName, header.PatientID, header.PatientBirthDate = patient, patient, "20110203"
-        header.AccessionNumber, header.InstitutionName = f"{patient}7788", f"{patient}-hospital"
+        header.AccessionNumber, header.InstitutionName = f"{patient}-ACC7788", f"{patient}-hospital"
         header.StudyDate, header.StudyTime, header.PatientSex = datetime.date(2020, 1, 2).strftime("%Y%m%d"), "", "F"
         header.ImageOrientationPatient = [round(float(v), 10) for v in orientation]
         header.ImagePositionPatient = [round(float(a + number * b), 10) for a, b in zip(first, step, strict=True)]
@@ -207,7 +207,7 @@ class TestContent:
 
     def test_nothing_of_the_person_is_in_it(self, written):
         content = written[0].read_bytes()
-        for secret in (b"MAGNUS", b"20110203", b"7788", b"hospital", b"20200102"):
+        for secret in (b"MAGNUS", b"20110203", b"ACC7788", b"hospital", b"20200102"):
             assert secret not in content
         assert pydicom.dcmread(written[0]).PatientID == "sub-01"
 
@@ -215,7 +215,7 @@ class TestContent:
         _, headers, mask = written
         write_segmentation(tmp_path / "p.dcm", mask, headers, method=METHOD, keep_patient=True)
         kept = pydicom.dcmread(tmp_path / "p.dcm")
-        assert (kept.PatientName, kept.AccessionNumber) == ("MAGNUS^ANNA", "MAGNUS^ANNA7788")
+        assert (kept.PatientName, kept.AccessionNumber) == ("MAGNUS^ANNA", "MAGNUS^ANNA-ACC7788")
 
     def test_same_mask_same_uids_other_mask_other_uids(self, written, tmp_path):
         path, headers, mask = written

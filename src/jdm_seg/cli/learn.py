@@ -86,11 +86,17 @@ def export(
     monai_bundle: Annotated[
         bool, typer.Option("--monai-bundle", help="Add OUT/monai_bundle for python -m monai.bundle.")
     ] = False,
+    candidates: Annotated[
+        bool,
+        typer.Option(
+            "--candidates", help="Fit a classifier that drops false lesions on the training scans (CT; minutes)."
+        ),
+    ] = False,
 ) -> None:
     """Turn a run folder into a model folder: ONNX, calibration, parity report, model card."""
     from jdm_seg.export.run import ExportOptions, export_run
 
-    model = export_run(run, out, ExportOptions(compact, tuple(precision or ()), monai_bundle))
+    model = export_run(run, out, ExportOptions(compact, tuple(precision or ()), monai_bundle, candidates))
     spec = model.spec
     for engine, rows in spec.parity["engines"].items():
         for name, row in rows.items():

@@ -142,7 +142,7 @@ def calibrate(
     cuts = [(t, replace(rule, min_peak=p)) for p in PEAKS for t in THRESHOLDS if p == 0 or p > t]
     counts = lesion_counts(scans, protocol, temperature, [*cuts, (default_threshold, rule)])
     default = _pooled(counts.pop())
-    scores = [_lesion_score(of_scans) for of_scans in counts]
+    scores = [lesion_score(of_scans) for of_scans in counts]
     min_peak = cuts[int(np.argmax(scores))][1].min_peak if any(scores) else rule.min_peak
     row = [number for number, (_, kept) in enumerate(cuts) if kept.min_peak == min_peak]
     threshold, plateau = choose_threshold([cuts[n][0] for n in row], [scores[n] for n in row], default_threshold)
@@ -256,7 +256,7 @@ def _pooled(scans: Sequence[LesionCounts]) -> LesionCounts:
     return LesionCounts(*(sum(getattr(scan, name) for scan in scans) for name in ("tp", "fp", "fn")))
 
 
-def _lesion_score(scans: Sequence[LesionCounts]) -> float:
+def lesion_score(scans: Sequence[LesionCounts]) -> float:
     """Return the mean of pooled lesion F1 and of that of the single scans, 0 where neither is defined.
 
     Pooled alone, one scan full of contrast would decide for all; the mean of scans alone would forgive it everything.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from jdm_seg.inference.candidates import FEATURES, CandidateClassifier
 from jdm_seg.model_folder import ModelFolder, ModelSpec
 
 MB = 1_000_000
@@ -41,8 +42,8 @@ probability = sigmoid(logit / {spec.temperature:g}).
 
 **Calibration.** {_calibration(spec)}
 
-**Parity with the trained network**, on windows and {spec.parity.get("scans", 0)} whole scans; all of it is in
-`parity.json`:
+{_second_stage(model)}**Parity with the trained network**, on windows and {spec.parity.get("scans", 0)} whole
+scans; all of it is in `parity.json`:
 
 | engine | precision | largest logit difference | lesion F1 of the masks | offered |
 | --- | --- | --- | --- | --- |
@@ -68,6 +69,21 @@ def _calibration(spec: ModelSpec) -> str:
         f"temperature, Brier score {before['brier']:.3f} and {after['brier']:.3f}, on the same scans: an optimistic "
         f"figure.{note}"
     )
+
+
+def _second_stage(model: ModelFolder) -> str:
+    if not model.candidates.is_file():
+        return ""
+    classifier = CandidateClassifier.read(model.candidates)
+    facts = classifier.fitted
+    return f"""**A second stage** (`candidates.json`) judges each lesion as a whole by {len(FEATURES)} properties and
+drops those below a score of {classifier.min_score:g}. Fitted on {facts["deposits"]} deposits and {facts["false"]} false
+lesions that the network found in {facts["scans"]} training scans. On {facts["chosen_on"]} validation scans, where the
+score was chosen, lesion F1 is {facts["lesion_f1"]:.3f}, and {facts["lesion_f1_by_peak"]:.3f} by the peak of the
+probability alone. A runner of `model.onnx` without the second stage drops lesions with a peak below
+{model.spec.min_peak:g}.
+
+"""
 
 
 def _parity(spec: ModelSpec) -> str:

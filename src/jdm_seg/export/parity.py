@@ -17,6 +17,7 @@ from jdm_seg.components import find_lesions
 from jdm_seg.errors import InputError
 from jdm_seg.export.validation import ValidationScan
 from jdm_seg.inference.engines import EngineName, build_engine
+from jdm_seg.inference.scan_grid import logit_of
 from jdm_seg.inference.sliding_window import Predictor, predict_logits
 from jdm_seg.metrics.lesion import match_lesions
 from jdm_seg.metrics.protocol import LesionProtocol
@@ -193,7 +194,7 @@ def _compare_scan(
     reference: NDArray[np.float32], logits: NDArray[np.float32], scan: ValidationScan, spec: ModelSpec
 ) -> Scores:
     """Return the largest difference of calibrated logits, voxel agreement, lesion F1 and how many reference lesions."""
-    cut = spec.temperature * math.log(spec.threshold / (1 - spec.threshold))
+    cut = spec.temperature * logit_of(spec.threshold)
     body = scan.image.numpy() > -1
     masks = [(values > cut) & body for values in (logits, reference)]
     found, expected = (find_lesions(mask, scan.spacing) for mask in masks)

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 from torch import Tensor
@@ -21,6 +22,7 @@ from jdm_seg.config import LAST_CHECKPOINT, preprocess_from
 from jdm_seg.errors import CaseNotFoundError, InputError
 from jdm_seg.export.bundle import write_bundle
 from jdm_seg.export.calibration import Calibration, ScanLogits, calibrate
+from jdm_seg.export.candidates import DRAWS, FOUND_FROM, CandidateRule, choose_score, fit_classifier, gather
 from jdm_seg.export.model_card import model_card
 from jdm_seg.export.onnx_graph import (
     OPSET,
@@ -34,7 +36,9 @@ from jdm_seg.export.onnx_graph import (
     write_int8_graph,
 )
 from jdm_seg.export.parity import LOGIT_TOLERANCE, ParityCheck, measure_parity, summary_of
-from jdm_seg.export.validation import ValidationScan, random_windows, validation_scans
+from jdm_seg.export.validation import SYNTHETIC, ValidationScan, drawn_scans, random_windows, validation_scans
+from jdm_seg.inference.candidates import CandidateClassifier, Outline
+from jdm_seg.inference.chest import between_lungs
 from jdm_seg.inference.engines import build_engine
 from jdm_seg.inference.sliding_window import Predictor, predict_logits
 from jdm_seg.metrics.protocol import LesionProtocol
@@ -48,6 +52,7 @@ from jdm_seg.model_folder import (
     ModelSpec,
     write_spec,
 )
+from jdm_seg.model_grid import denormalize
 from jdm_seg.module import SegmentationModule
 from jdm_seg.synthesis.dataset import synthetic_origin
 from jdm_seg.train import load_module
@@ -58,6 +63,7 @@ PARITY_SCANS = 2
 """Whole scans a report; each is segmented by every engine in every precision."""
 PARITY_WINDOWS = 4
 _QUANTISATION_WINDOWS = 16
+_LUNG_HU = -800.0
 
 
 @dataclass(frozen=True)
@@ -68,11 +74,13 @@ class ExportOptions:
         compact: Store weights in float16, for half the size; computing stays in float32.
         precisions: Graphs that compute in less: ``f16``, ``int8``.
         monai_bundle: Add a folder that ``python -m monai.bundle`` runs.
+        candidates: Fit a classifier that drops false lesions, on what the network finds in its training scans (CT).
     """
 
     compact: bool = False
     precisions: tuple[str, ...] = ()
     monai_bundle: bool = False
+    candidates: bool = False
 
     def __post_init__(self) -> None:
         """Check names."""
@@ -112,7 +120,10 @@ def export_run(run: Path, out: Path, options: ExportOptions | None = None) -> Mo
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
         folder = Path(temporary) / out.name
         folder.mkdir()
-        model = _write_model(ModelFolder(folder, spec), module, record, scans, options)
+        model = _write_model(ModelFolder(folder, spec), module, scans, options)
+        if options.candidates:
+            _classifier_of(model, module, run, scans).write(model.candidates)
+        write_text(folder / CARD_FILE, model_card(model, record))
         if out.exists():
             shutil.rmtree(out)
         shutil.move(folder, out)
@@ -160,7 +171,6 @@ def _spec_of(module: SegmentationModule, record: dict[str, Any], run: Path, opti
 def _write_model(
     model: ModelFolder,
     module: SegmentationModule,
-    record: dict[str, Any],
     scans: list[ValidationScan],
     options: ExportOptions,
 ) -> ModelFolder:
@@ -212,7 +222,6 @@ def _write_model(
         stamp(path, facts)
     write_text(model.path / PARITY_FILE, json.dumps(full, indent=1) + "\n")
     write_spec(model.path, spec)
-    write_text(model.path / CARD_FILE, model_card(model, record))
     if options.monai_bundle:
         write_bundle(model.path / BUNDLE_FOLDER, model, module.network)
     return model
@@ -280,18 +289,54 @@ def _check_rounding(row: dict[str, Any], compact: bool) -> None:
 def _calibrate(model: ModelFolder, module: SegmentationModule, scans: list[ValidationScan]) -> Calibration:
     predictor = build_engine(model, "onnxruntime")
     spec = model.spec
-    said = [
-        ScanLogits(
-            predict_logits(scan.image, predictor, roi_size=spec.patch_size, overlap=spec.overlap).numpy(),
-            scan.label,
-            scan.counted,
-            scan.spacing,
-        )
-        for scan in scans
-    ]
+    said = [_said(predictor, spec, scan) for scan in scans]
+    return calibrate(said, _protocol_of(module), default_threshold=spec.threshold, rule=spec.rule)
+
+
+def _said(predictor: Predictor, spec: ModelSpec, scan: ValidationScan) -> ScanLogits:
+    """Ask the network about a scan; what predictions never hold is not counted."""
+    logits = predict_logits(scan.image, predictor, roi_size=spec.patch_size, overlap=spec.overlap).numpy()
+    counted = scan.counted
+    intensity = spec.preprocess.intensity
+    if spec.preprocess.modality == "ct" and intensity.kind == "window":
+        hu = denormalize(scan.image.numpy(), (intensity.low, intensity.high))
+        hu[hu <= intensity.low] = _LUNG_HU  # the window does not tell gas of one kind from another
+        zone, strides = between_lungs(hu, scan.spacing)
+        sides = zip(hu.shape, strides, zone.shape, strict=True)
+        counted &= ~zone[np.ix_(*(np.minimum(np.arange(size) // n, last - 1) for size, n, last in sides))]
+    return ScanLogits(logits, scan.label, counted, scan.spacing)
+
+
+def _protocol_of(module: SegmentationModule) -> LesionProtocol:
     hparams: Any = module.hparams
-    protocol = LesionProtocol(**hparams["evaluation"])
-    return calibrate(said, protocol, default_threshold=spec.threshold, rule=spec.rule)
+    return LesionProtocol(**hparams["evaluation"])
+
+
+def _classifier_of(
+    model: ModelFolder, module: SegmentationModule, run: Path, scans: list[ValidationScan]
+) -> CandidateClassifier:
+    """Fit a classifier on the run's training scans, and choose its score on validation scans."""
+    spec = model.spec
+    if spec.preprocess.modality != "ct" or spec.preprocess.intensity.kind != "window":
+        raise InputError(
+            "--candidates",
+            expected="a model of CT with a window of CT numbers",
+            found=f"{spec.preprocess.modality} with {spec.preprocess.intensity.kind}",
+            remedy="export without it",
+        )
+    predictor = build_engine(model, "onnxruntime")
+    window = (spec.preprocess.intensity.low, spec.preprocess.intensity.high)
+    outline = Outline(spec.threshold, spec.min_lesion_mm3, spec.min_peak)
+    rule = CandidateRule(spec.temperature, FOUND_FROM * spec.threshold, outline, window)
+    training = drawn_scans(run, spec.preprocess, "training", DRAWS)
+    classifier = fit_classifier(
+        [gather(_said(predictor, spec, scan), scan.image.numpy(), rule) for scan in training], rule.threshold
+    )
+    drawn = drawn_scans(run, spec.preprocess, "validation", DRAWS)
+    kept = [*drawn, *(scan for scan in scans if scan.origin == SYNTHETIC)]
+    said = [_said(predictor, spec, scan) for scan in kept]
+    candidates = [gather(one, scan.image.numpy(), rule) for one, scan in zip(said, kept, strict=True)]
+    return choose_score(classifier, said, candidates, rule, spec.min_peak, _protocol_of(module))
 
 
 def _stamp_of(spec: ModelSpec, weights: str) -> dict[str, str]:

@@ -25,6 +25,7 @@ from jdm_seg.volume import Spacing, Volume
 MAX_VOXELS = 60_000_000
 """Of all calibration scans together, on the model's grid: minutes of a laptop."""
 _AIR = -1.0
+SYNTHETIC = "synthetic body"
 _SYNTHETIC_SEED = 90_001
 """Far from the seeds of data sets: bodies that no run was trained on."""
 _SYNTHETIC_CASES = 2
@@ -102,7 +103,7 @@ def synthetic_scans(config: PreprocessConfig, count: int, seed: int = _SYNTHETIC
         if case.faint is not None:
             label[preprocess_label(Volume(case.faint, case.affine, name), placement) > 0] = IGNORE
         values = normalize(image, intensity_range(image, config.intensity))
-        yield ValidationScan(name, torch.from_numpy(values), label, config.spacing, "synthetic body")
+        yield ValidationScan(name, torch.from_numpy(values), label, config.spacing, SYNTHETIC)
 
 
 def random_windows(scans: list[ValidationScan], size: tuple[int, int, int], count: int, seed: int = 0) -> list[Tensor]:
@@ -133,10 +134,24 @@ def random_windows(scans: list[ValidationScan], size: tuple[int, int, int], coun
     return windows
 
 
-def _cases_of(run: Path, config: PreprocessConfig) -> list[Case]:
-    """Return the run's validation cases that are still at hand, labelled ones first."""
+def drawn_scans(run: Path, config: PreprocessConfig, split: str, draws: int) -> Iterator[ValidationScan]:
+    """Yield the scans of a split that are still at hand, without synthetic bodies.
+
+    Args:
+        run: Run folder of ``jdm-seg train``.
+        config: The run's preprocessing.
+        split: ``training`` or ``validation``.
+        draws: How often deposits are put into a scan without a label, elsewhere each time; others come once.
+    """
+    for case in _cases_of(run, config, split):
+        for draw in range(draws if case.label is None else 1):
+            yield _load(case, config, draw)
+
+
+def _cases_of(run: Path, config: PreprocessConfig, split: str = "validation") -> list[Case]:
+    """Return the cases of a run's split that are still at hand, labelled ones first."""
     data = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))["data"]
-    names = json.loads((run / "splits.json").read_text(encoding="utf-8"))["validation"]
+    names = json.loads((run / "splits.json").read_text(encoding="utf-8"))[split]
     found: dict[str, Case] = {}
     if data.get("backgrounds") is not None:
         found |= _by_name(lambda: find_scans(data["backgrounds"], as_modality(config.modality)))
@@ -153,14 +168,15 @@ def _by_name(find: Any) -> dict[str, Case]:
         return {}
 
 
-def _load(case: Case, config: PreprocessConfig) -> ValidationScan:
+def _load(case: Case, config: PreprocessConfig, draw: int = 0) -> ValidationScan:
     inserting = case.label is None
     sample: dict[Hashable, Any] = dict(LoadCase(config, host=inserting)(case).items())
     if inserting:
         modality = as_modality(config.modality)
         insert = InsertCalcinosisd(config.spacing, probability=1.0, modality=modality)
-        # of the case alone: the same deposits at every export
-        insert.set_random_state(int(np.random.default_rng([*case.case_id.encode()]).integers(2**31)))
+        # of the case and the draw alone: the same deposits at every export
+        key = [*case.case_id.encode(), draw] if draw else [*case.case_id.encode()]
+        insert.set_random_state(int(np.random.default_rng(key).integers(2**31)))
         sample = insert(sample)
     normal = Normalized()(sample)
     origin = "validation scan, deposits inserted" if inserting else "validation case"

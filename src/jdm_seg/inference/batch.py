@@ -321,6 +321,7 @@ class _Batch:
         try:
             work.prediction = self._predictor(work.scan)
             work.stages |= work.prediction.seconds
+            work.warnings += work.prediction.notes
         except Exception as error:
             work.fail(error)
 

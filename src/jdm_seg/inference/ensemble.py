@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from jdm_seg.cases import Modality
+from jdm_seg.inference.chest import drop_between_lungs
 from jdm_seg.inference.predict import PredictSettings, ScanPredictor
 from jdm_seg.inference.prediction import ScanPrediction, TrainingGrid
 from jdm_seg.inference.scan_grid import zeros_in_order_of
@@ -111,11 +112,13 @@ class EnsemblePredictor:
             total[places] += said.probability.values / np.float16(len(self.members))
             del said, places
         assert total is not None
-        mask = total > self.threshold
-        self.members[0].model.spec.rule.clear(mask, total, scan.spacing)
+        mask = total > self.members[0].found_from
+        view, likely = (Volume(array, scan.affine, scan.name).to_canonical().array for array in (mask, total))
+        self.members[0].clear(view, likely, scan.to_canonical())
+        notes = drop_between_lungs(mask, scan) if self.modality == "ct" else ()
         lowest = self.threshold if self.settings.keep_from is None else min(self.threshold, self.settings.keep_from)
         total[total < lowest] = 0
-        return ScanPrediction(mask, SparseArray.of(total), seconds)
+        return ScanPrediction(mask, SparseArray.of(total), seconds, notes)
 
 
 def _grid_of(spec: ModelSpec) -> str:

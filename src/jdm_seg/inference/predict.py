@@ -8,11 +8,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from jdm_seg.cases import Modality, as_modality, check_modality
 from jdm_seg.errors import InputError
+from jdm_seg.inference.candidates import CandidateClassifier, Outline
+from jdm_seg.inference.chest import drop_between_lungs
 from jdm_seg.inference.clock import StageClock
 from jdm_seg.inference.engines import build_engine, choose_engine
 from jdm_seg.inference.memory import scan_memory, window_memory
@@ -22,7 +26,7 @@ from jdm_seg.inference.sliding_window import Predictor, stream_logits
 from jdm_seg.inference.test_time import with_flips, with_temperature
 from jdm_seg.machine import resident_memory
 from jdm_seg.model_folder import ModelFolder
-from jdm_seg.model_grid import ModelGridScan, Placement
+from jdm_seg.model_grid import ModelGridScan, Placement, place
 from jdm_seg.provenance import sha256_of
 from jdm_seg.volume import Volume
 
@@ -108,6 +112,12 @@ class ScanPredictor:
         chosen = choose_engine(model.spec, self.settings.engine, self.settings.device, self.settings.precision)
         self.engine, self._reason = chosen.name, chosen.reason
         self._model_sha256 = sha256_of(model.onnx)
+        self._classifier: CandidateClassifier | None = None
+        self._judged_by: dict[str, Any] = {"min_peak": model.spec.min_peak}
+        if model.candidates.is_file():
+            self._classifier = CandidateClassifier.read(model.candidates)
+            least = self._classifier.min_score
+            self._judged_by = {"min_score": least, "candidates_sha256": sha256_of(model.candidates)}
         network = build_engine(
             model,
             self.engine,
@@ -151,6 +161,11 @@ class ScanPredictor:
         own = self.settings.threshold
         return self.model.spec.threshold if own is None else own
 
+    @property
+    def found_from(self) -> float:
+        """The probability from which voxels make a lesion: lower than the threshold where lesions are judged."""
+        return self.threshold if self._classifier is None else min(self.threshold, self._classifier.threshold)
+
     def describe(self) -> dict[str, Any]:
         """Return what was asked and what runs, for ``run.json``."""
         spec = self.model.spec
@@ -163,13 +178,32 @@ class ScanPredictor:
             "precision": self.settings.precision,
             "threshold": self.threshold,
             "min_lesion_mm3": spec.min_lesion_mm3,
-            "min_peak": spec.min_peak,
+            **self._judged_by,
+            "between_lungs": "dropped" if self.modality == "ct" else "kept",
             "temperature": spec.temperature,
             "tta": self._flips,
             "overlap": self._overlap,
             "patch_size": list(spec.patch_size),
             "spacing": list(spec.preprocess.spacing),
         }
+
+    def clear(
+        self, mask: NDArray[np.bool_], probability: Any, canonical: Volume, placement: Placement | None = None
+    ) -> None:
+        """Drop what is no deposit by the model's rules from a mask, in place.
+
+        Args:
+            mask: Where the probability exceeds :attr:`found_from`, on the canonical scan.
+            probability: Of the same shape; only asked for at the voxels of the mask.
+            canonical: The scan.
+            placement: The model's grid in it, if it is known.
+        """
+        spec = self.model.spec
+        if self._classifier is None:
+            spec.rule.clear(mask, probability, canonical.spacing)
+            return
+        outline = Outline(self.threshold, spec.min_lesion_mm3, spec.min_peak)
+        self._classifier.clear(mask, probability, canonical, placement or place(canonical, spec.preprocess), outline)
 
     @property
     def _overlap(self) -> float:
@@ -192,7 +226,7 @@ class ScanPredictor:
         batch_size = self._batch_size(scan, image.placement)
         found = ScanGridMask(
             image.placement,
-            self.threshold,
+            self.found_from,
             like=scan.to_canonical().array,
             keep_from=self.settings.keep_from,
         )
@@ -210,9 +244,10 @@ class ScanPredictor:
                     found.add(logits)
         with clock.stage("back_to_scan"):
             likely = found.probability
-            spec.rule.clear(found.mask, likely, scan.to_canonical().spacing)
+            self.clear(found.mask, likely, scan.to_canonical(), image.placement)
             mask, probability = scan.from_canonical(found.mask), likely.from_canonical(scan)
-        return ScanPrediction(mask, probability, clock.seconds)
+            notes = drop_between_lungs(mask, scan) if self.modality == "ct" else ()
+        return ScanPrediction(mask, probability, clock.seconds, notes)
 
     def _batch_size(self, scan: Volume, placement: Placement) -> int:
         """Return how many windows a call may hold.

@@ -22,11 +22,13 @@ class ScanPrediction:
         probability: Probability at the voxels of the mask, or at more where asked for, on the same grid; float16.
             None from a method that has none.
         seconds: Wall time of each stage.
+        notes: What a reader of the result should know.
     """
 
     mask: NDArray[np.bool_]
     probability: SparseArray | None
     seconds: dict[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

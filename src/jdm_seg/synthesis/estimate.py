@@ -31,16 +31,13 @@ _CORTEX_HU = 320
 """Bone has some of this; enhanced organs and most vessels have not."""
 _BONE_MM3 = 800.0
 _HOLE_MM2 = 2000.0
-"""Marrow of an adult's thigh and the spinal canal are smaller; a ring of pelvis and sacrum is not."""
+"""Marrow of an adult's thigh and the spinal canal are smaller; the skull and a ring of pelvis and sacrum are not."""
 _DENSE_HU = 130
 _ISLAND_MM3 = 60.0
 """Smaller islands of fat in muscle, or of muscle in fat, are noise."""
 _DEEP_MM = 15.0
 _TRUNK_Z_MM = 40.0
 _STIR_SMOOTH_MM = 1.6
-_CONTRAST_MM3 = 2000.0
-"""More than this in one piece, deep in the trunk, is contrast medium in bowel, vessels, heart or kidneys; calcified
-walls of vessels are smaller."""
 _WALL_MM, _WALL_SHARE = 18.0, 0.42
 """Wall of the trunk: at least so thick, and this share of the deepest point of its slice (assumed)."""
 
@@ -55,7 +52,8 @@ def estimate_tissue(hu: NDArray[Any], spacing: Spacing) -> NDArray[np.uint8]:
     and a voxel of partial volume around. Smaller or evenly bright dense parts become :attr:`Tissue.DENSE`: in a real
     scan nobody knows whether they are vessel calcium, contrast, metal or disease, so nothing is placed there and
     nothing is learnt from them. In slices with lung or gut gas, what lies deeper than the wall of the trunk becomes
-    :attr:`Tissue.ORGAN`, also where it is dense and larger than 2 mL: that is contrast medium, and a negative.
+    :attr:`Tissue.ORGAN`, as what the skull or the pelvis encloses, also where it is dense: contrast medium, stones,
+    calcified vessels, valves and nodes are negatives there, for calcinosis lies in skin, fat, fascia and muscle.
 
     Args:
         hu: CT numbers, shape (X, Y, Z), z along the patient.
@@ -82,12 +80,13 @@ def _tissue_of_body(hu: NDArray[Any], body: NDArray[np.bool_], spacing: Spacing)
     gas &= body
     tissue = np.where(body, _fat_or_muscle(smooth, voxel), Tissue.AIR).astype(np.uint8)
     depth = distance(body, spacing)
-    bone, dense = _bone(hu, smooth, body, spacing)
+    bone, enclosed, dense = _bone(hu, smooth, body, spacing)
+    tissue[enclosed] = Tissue.ORGAN
     wide = gas & (width > _GAP_MM)
     if wide.any():
         lung = cc3d.dust(gas, threshold=max(1, int(_LUNG_MM3 / voxel)), connectivity=6, in_place=False) > 0
         _mark_viscera(tissue, gas, wide, lung, bone, depth, spacing)
-        dense = dense & ~_contrast(dense, tissue == Tissue.ORGAN, voxel)
+    dense = dense & ~_within(dense, tissue == Tissue.ORGAN)
     tissue[body & (depth <= _SKIN_MM)] = Tissue.SKIN
     tissue[gas] = Tissue.GAS
     if wide.any():
@@ -118,8 +117,8 @@ def _fat_or_muscle(smooth: FloatArray, voxel: float) -> NDArray[np.uint8]:
 
 def _bone(
     hu: NDArray[Any], smooth: FloatArray, body: NDArray[np.bool_], spacing: Spacing
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Return bone with its marrow, and other dense parts."""
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return bone with its marrow, what skull and pelvis enclose, and other dense parts."""
     voxel = float(np.prod(spacing))
     dense = body & (hu > _DENSE_HU) & (smooth > _DENSE_HU - 30)
     bright = body & (hu > _BONE_HU) & (smooth > _BONE_HU - 60)
@@ -130,35 +129,36 @@ def _bone(
     large[0] = False
     bone = large[parts]
     box = bounding_box(bone, [int(np.ceil(6 / s)) for s in spacing])
+    enclosed = np.zeros_like(bone)
     if not box[0].stop:
-        return bone, dense
+        return bone, enclosed, dense
     near = bone[box]
     steps = [max(1, round(2.0 / s)) for s in spacing]
     reach = np.ones([2 * s + 1 for s in (*steps[:2], 0)], bool)
     closed = ndimage.binary_closing(np.pad(near, 4), reach)[4:-4, 4:-4, 4:-4]
-    filled = closed | _small_holes(closed, spacing)
-    bone[box] = ndimage.binary_dilation(filled, np.ones((3, 3, 1), bool)) & body[box]
-    return bone, dense & ~bone
+    small, large_holes = _holes(closed, spacing)
+    bone[box] = ndimage.binary_dilation(closed | small, np.ones((3, 3, 1), bool)) & body[box]
+    enclosed[box] = large_holes & body[box] & ~bone[box]
+    return bone, enclosed, dense & ~bone
 
 
-def _small_holes(mask: NDArray[np.bool_], spacing: Spacing) -> NDArray[np.bool_]:
-    """Return what the mask encloses in an axial slice, without holes larger than any marrow."""
+def _holes(mask: NDArray[np.bool_], spacing: Spacing) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return what the mask encloses in axial slices: holes as small as marrow, and larger ones."""
     filled = np.stack([ndimage.binary_fill_holes(mask[..., k]) for k in range(mask.shape[2])], axis=-1)
     holes, _ = ndimage.label(filled & ~mask, _IN_PLANE)
     small = np.bincount(holes.ravel()) * spacing[0] * spacing[1] < _HOLE_MM2
     small[0] = False
-    result: NDArray[np.bool_] = small[holes]
-    return result
+    inner: NDArray[np.bool_] = small[holes]
+    return inner, (holes > 0) & ~inner
 
 
-def _contrast(dense: NDArray[np.bool_], viscera: NDArray[np.bool_], voxel: float) -> NDArray[np.bool_]:
-    """Return dense parts that are too large for calcium and lie, by more than half, among the organs of the trunk."""
+def _within(dense: NDArray[np.bool_], viscera: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return the dense parts that lie, by more than half, among the organs of the trunk."""
     parts = cc3d.connected_components(dense, connectivity=6, binary_image=True)
-    sizes = np.bincount(parts.ravel())
-    inside = np.bincount(parts[viscera], minlength=len(sizes))
-    large = (sizes * voxel >= _CONTRAST_MM3) & (inside > 0.5 * sizes)
-    large[0] = False
-    result: NDArray[np.bool_] = large[parts]
+    inside = np.bincount(parts[viscera], minlength=int(parts.max()) + 1)
+    among = inside > 0.5 * np.bincount(parts.ravel())
+    among[0] = False
+    result: NDArray[np.bool_] = among[parts]
     return result
 
 
