@@ -26,6 +26,7 @@ MAX_VOXELS = 60_000_000
 """Of all calibration scans together, on the model's grid: minutes of a laptop."""
 _AIR = -1.0
 SYNTHETIC = "synthetic body"
+LABELLED = "validation case"
 _SYNTHETIC_SEED = 90_001
 """Far from the seeds of data sets: bodies that no run was trained on."""
 _SYNTHETIC_CASES = 2
@@ -179,6 +180,6 @@ def _load(case: Case, config: PreprocessConfig, draw: int = 0) -> ValidationScan
         insert.set_random_state(int(np.random.default_rng(key).integers(2**31)))
         sample = insert(sample)
     normal = Normalized()(sample)
-    origin = "validation scan, deposits inserted" if inserting else "validation case"
+    origin = "validation scan, deposits inserted" if inserting else LABELLED
     image, label = normal["image"][0], normal["label"][0].numpy()
     return ValidationScan(case.case_id, image, label, config.spacing, origin)
