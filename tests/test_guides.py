@@ -38,7 +38,8 @@ TINY = (
 SCANS = {"leg.nii.gz", "scan.nii.gz", "a.nii.gz", "b.nii.gz"}
 SETS = {"set", "labelled", "few", "my_cases", "held_out", "try"}
 FOLDERS = {
-    "scans": "scans", "calcified": "set/images", "masks": "set/labels", "nnunet_masks": "set/labels",
+    "scans": "scans", "other_scans": "scans",
+    "calcified": "set/images", "masks": "set/labels", "nnunet_masks": "set/labels",
     "export": "dicom", "dicom_folder": "dicom", "first": "first",
 }  # fmt: skip
 

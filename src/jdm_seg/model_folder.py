@@ -20,9 +20,13 @@ WEIGHTS_FILE = "weights.pt"
 CARD_FILE = "MODEL_CARD.md"
 PARITY_FILE = "parity.json"
 CANDIDATES_FILE = "candidates.json"
+OUTLINES_FILE = "outlines.json"
 REDUCED_FILES = {"f16": "model_f16.onnx", "int8": "model_int8.onnx"}
 """Graphs that compute in less than float32, where a model was exported with them."""
-FILES = (ONNX_FILE, SPEC_FILE, WEIGHTS_FILE, CARD_FILE, PARITY_FILE, CANDIDATES_FILE, *REDUCED_FILES.values())
+FILES = (
+    *(ONNX_FILE, SPEC_FILE, WEIGHTS_FILE, CARD_FILE, PARITY_FILE, CANDIDATES_FILE, OUTLINES_FILE),
+    *REDUCED_FILES.values(),
+)
 BUNDLE_FOLDER = "monai_bundle"
 SHIPPED = Path(__file__).parent / "models"
 
@@ -112,6 +116,11 @@ class ModelFolder:
     def candidates(self) -> Path:
         """Path of the classifier that drops false lesions, where the model was exported with one."""
         return self.path / CANDIDATES_FILE
+
+    @property
+    def outlines(self) -> Path:
+        """Path of what draws outlines on the scan's own grid, where that was fitted for the model."""
+        return self.path / OUTLINES_FILE
 
     @property
     def weights(self) -> Path:

@@ -176,7 +176,7 @@ class CandidateClassifier:
     def write(self, path: Path) -> None:
         """Write JSON."""
         values = {"features": FEATURES, **asdict(self)}
-        write_text(path, json.dumps(values, default=_six_digits) + "\n")
+        write_text(path, json.dumps(values, default=six_digits) + "\n")
 
     @classmethod
     def read(cls, path: Path) -> CandidateClassifier:
@@ -372,7 +372,8 @@ def _shares(kinds: NDArray[np.int8]) -> FloatArray:
     return shares
 
 
-def _six_digits(array: FloatArray) -> list[Any]:
+def six_digits(array: FloatArray) -> list[Any]:
+    """Return an array as lists of numbers of six digits, for JSON."""
     rounded: list[Any] = np.vectorize(lambda value: float(f"{value:.6g}"))(array).tolist()
     return rounded
 

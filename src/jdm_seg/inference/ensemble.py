@@ -117,7 +117,7 @@ class EnsemblePredictor:
         self.members[0].clear(view, likely, scan.to_canonical())
         notes = drop_between_lungs(mask, scan) if self.modality == "ct" else ()
         lowest = self.threshold if self.settings.keep_from is None else min(self.threshold, self.settings.keep_from)
-        total[total < lowest] = 0
+        total[(total < lowest) & ~mask] = 0
         return ScanPrediction(mask, SparseArray.of(total), seconds, notes)
 
 

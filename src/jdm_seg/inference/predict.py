@@ -20,8 +20,9 @@ from jdm_seg.inference.chest import drop_between_lungs
 from jdm_seg.inference.clock import StageClock
 from jdm_seg.inference.engines import build_engine, choose_engine
 from jdm_seg.inference.memory import scan_memory, window_memory
+from jdm_seg.inference.outlines import KNOWN_FROM, OutlineRefiner, measure_voxels
 from jdm_seg.inference.prediction import ScanPrediction, TrainingGrid
-from jdm_seg.inference.scan_grid import ScanGridMask
+from jdm_seg.inference.scan_grid import ScanGridMask, logit_of
 from jdm_seg.inference.sliding_window import Predictor, stream_logits
 from jdm_seg.inference.test_time import with_flips, with_temperature
 from jdm_seg.machine import resident_memory
@@ -118,6 +119,9 @@ class ScanPredictor:
             self._classifier = CandidateClassifier.read(model.candidates)
             least = self._classifier.min_score
             self._judged_by = {"min_score": least, "candidates_sha256": sha256_of(model.candidates)}
+        self._refiner = OutlineRefiner.read(model.outlines) if model.outlines.is_file() else None
+        if self._refiner is not None:
+            self._judged_by["outlines_sha256"] = sha256_of(model.outlines)
         network = build_engine(
             model,
             self.engine,
@@ -155,6 +159,12 @@ class ScanPredictor:
         other._predict = network
         return other
 
+    def without_outlines(self) -> ScanPredictor:
+        """Return the same way from scan to mask, outlines left as the network draws them."""
+        other = copy.copy(self)
+        other._refiner = None
+        return other
+
     @property
     def threshold(self) -> float:
         """The probability from which a voxel counts."""
@@ -165,6 +175,12 @@ class ScanPredictor:
     def found_from(self) -> float:
         """The probability from which voxels make a lesion: lower than the threshold where lesions are judged."""
         return self.threshold if self._classifier is None else min(self.threshold, self._classifier.threshold)
+
+    @property
+    def known_from(self) -> float | None:
+        """The probability from which it is kept: lower than asked for where outlines are drawn from it."""
+        asked = self.settings.keep_from
+        return asked if self._refiner is None else min(KNOWN_FROM, asked or KNOWN_FROM)
 
     def describe(self) -> dict[str, Any]:
         """Return what was asked and what runs, for ``run.json``."""
@@ -190,20 +206,25 @@ class ScanPredictor:
     def clear(
         self, mask: NDArray[np.bool_], probability: Any, canonical: Volume, placement: Placement | None = None
     ) -> None:
-        """Drop what is no deposit by the model's rules from a mask, in place.
+        """Drop what is no deposit by the model's rules from a mask and draw the rest on the scan's grid, in place.
 
         Args:
             mask: Where the probability exceeds :attr:`found_from`, on the canonical scan.
-            probability: Of the same shape; only asked for at the voxels of the mask.
+            probability: Of the same shape; only asked for at the voxels of the mask, and near them to draw outlines.
             canonical: The scan.
             placement: The model's grid in it, if it is known.
         """
         spec = self.model.spec
         if self._classifier is None:
             spec.rule.clear(mask, probability, canonical.spacing)
-            return
-        outline = Outline(self.threshold, spec.min_lesion_mm3, spec.min_peak)
-        self._classifier.clear(mask, probability, canonical, placement or place(canonical, spec.preprocess), outline)
+        else:
+            outline = Outline(self.threshold, spec.min_lesion_mm3, spec.min_peak)
+            grid = placement or place(canonical, spec.preprocess)
+            self._classifier.clear(mask, probability, canonical, grid, outline)
+        if self._refiner is not None:
+            surer = logit_of(self.threshold) - logit_of(spec.threshold)
+            around = measure_voxels(mask, probability, canonical.array, canonical.spacing)
+            self._refiner.draw(mask, around, canonical.spacing, surer)
 
     @property
     def _overlap(self) -> float:
@@ -228,7 +249,7 @@ class ScanPredictor:
             image.placement,
             self.found_from,
             like=scan.to_canonical().array,
-            keep_from=self.settings.keep_from,
+            keep_from=self.known_from,
         )
         image.planes = clock.timed("preprocess", image.planes)  # type: ignore[method-assign]
         network = with_threads(self._predict, torch.get_num_threads())
