@@ -1,4 +1,4 @@
-"""Outlines on the scan's grid: features by hand, whatever the tiles; no lesion comes or goes; fitted, they are better."""
+"""Outlines on the scan's grid: features by hand, whatever the tiles; no lesion comes or goes; fitted, they help."""
 
 from __future__ import annotations
 
