@@ -12,6 +12,7 @@ import torch
 from scipy import ndimage
 
 from jdm_seg.errors import InputError
+from jdm_seg.export import outlines as fitting
 from jdm_seg.export.outlines import fit_outlines
 from jdm_seg.inference import outlines
 from jdm_seg.inference.outlines import FEATURES, OutlineRefiner, measure_voxels
@@ -160,8 +161,10 @@ def test_perceptron_equals_torch():
     np.testing.assert_allclose(refiner.logits(rows), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_fitted_outlines_are_better_on_cases_they_were_not_fitted_on(tmp_path: Path):
-    """The shipped network without its own outlines, and with those fitted here on four synthetic limbs."""
+def test_fitted_outlines_are_better_on_cases_they_were_not_fitted_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The shipped network without its own outlines, and with those fitted here, briefly, on four synthetic limbs."""
+    monkeypatch.setattr(fitting, "_STEPS", 300)
+    monkeypatch.setattr(fitting, "_BATCH", 1024)
     cases = synthesize_dataset(tmp_path / "set", modality="ct", cases=8, seed=7, preset="smoke").all
     shipped = open_model("ct")
     bare = ModelFolder(Path(shutil.copytree(shipped.path, tmp_path / "model")), shipped.spec)
