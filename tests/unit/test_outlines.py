@@ -11,6 +11,7 @@ import pytest
 import torch
 from scipy import ndimage
 
+from jdm_seg.components import LesionRule
 from jdm_seg.errors import InputError
 from jdm_seg.export import outlines as fitting
 from jdm_seg.export.outlines import fit_outlines
@@ -23,6 +24,7 @@ from jdm_seg.synthesis.dataset import synthesize_dataset
 from jdm_seg.volume import read_volume
 
 SPACING = (1.0, 1.0, 3.0)
+RULE = LesionRule(10.0, 0.8)
 EVERYWHERE = OutlineRefiner(
     np.zeros(len(FEATURES)), np.ones(len(FEATURES)), ((np.zeros((len(FEATURES), 1)), np.zeros(1)),), 0.0, 0.0, {}
 )
@@ -97,7 +99,7 @@ def test_tiles_do_not_show(monkeypatch: pytest.MonkeyPatch):
 def test_what_was_found_in_part_is_drawn_whole():
     hu, blocks, probability = scene()
     mask = probability > 0.5
-    by_hu(250).draw(mask, measure_voxels(mask, probability, hu, SPACING), SPACING)
+    by_hu(250).draw(mask, probability, measure_voxels(mask, probability, hu, SPACING), SPACING, RULE)
     np.testing.assert_array_equal(mask, blocks)
 
 
@@ -105,27 +107,43 @@ def test_no_lesion_vanishes_and_none_appears():
     """What is bright beside the second block but does not touch it is no part of it; the first one stays as it was."""
     hu, blocks, probability = scene()
     hu[8:14, 8:14, 4:7] = 100  # faint: nothing of it is left over the cut
-    hu[36, 30, 6] = 600  # two voxels beside the second
+    hu[37, 30, 6] = 600  # 2.8 mm beside the second: more than what is grouped
+    fine = (0.7, 0.7, 3.0)
     mask = probability > 0.5
     first = mask.copy()
     first[20:] = False
-    by_hu(250).draw(mask, measure_voxels(mask, probability, hu, SPACING), SPACING)
+    by_hu(250).draw(mask, probability, measure_voxels(mask, probability, hu, fine), fine, RULE)
     np.testing.assert_array_equal(mask[:20], first[:20])
     np.testing.assert_array_equal(mask[20:], blocks[20:])
+
+
+def test_of_pieces_the_likeliest_and_the_likely_stay():
+    """A found block is grey in its middle and falls into three: of 0.9, of 0.85, and of 0.5, which goes."""
+    hu, _, probability = scene()
+    hu[8:14, 8:14, 4:7] = -100
+    hu[8:12, 28:32, 5:7] = hu[16:20, 28:32, 5:7] = hu[24:27, 28:32, 5:7] = 600
+    probability[:] = 0
+    probability[8:12, 28:32, 5:7], probability[12:20, 28:32, 5:7], probability[20:27, 28:32, 5:7] = 0.9, 0.85, 0.5
+    hu[28:34] = -100
+    mask = probability > 0.4
+    by_hu(250).draw(mask, probability, measure_voxels(mask, probability, hu, SPACING), SPACING, RULE)
+    expected = np.zeros(mask.shape, bool)
+    expected[8:12, 28:32, 5:7] = expected[16:20, 28:32, 5:7] = True
+    np.testing.assert_array_equal(mask, expected)
 
 
 def test_share_of_nothing_leaves_the_network_alone():
     hu, _, probability = scene()
     mask = probability > 0.5
     before = mask.copy()
-    EVERYWHERE.draw(mask, measure_voxels(mask, probability, hu, SPACING), SPACING)
+    EVERYWHERE.draw(mask, probability, measure_voxels(mask, probability, hu, SPACING), SPACING, RULE)
     np.testing.assert_array_equal(mask, before)
 
 
 def test_an_empty_mask_stays_empty():
     hu, _, probability = scene()
     mask = np.zeros(hu.shape, bool)
-    EVERYWHERE.draw(mask, measure_voxels(mask, probability, hu, SPACING), SPACING)
+    EVERYWHERE.draw(mask, probability, measure_voxels(mask, probability, hu, SPACING), SPACING, RULE)
     assert not mask.any()
 
 

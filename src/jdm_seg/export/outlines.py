@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from jdm_seg.cases import Case
+from jdm_seg.components import LesionRule
 from jdm_seg.errors import InputError
 from jdm_seg.inference.outlines import FEATURES, KNOWN_FROM, OutlineRefiner, measure_voxels
 from jdm_seg.inference.predict import PredictSettings, ScanPredictor
@@ -104,7 +105,7 @@ def fit_outlines(
             remedy="give more cases",
         )
     refiner = replace(_perceptron(x, y), fitted={"cases": len(training), "voxels": len(y)})
-    return _chosen(refiner, (_found_in(case, predictor) for case in validation), on_case)
+    return _chosen(refiner, (_found_in(case, predictor) for case in validation), model.spec.rule, on_case)
 
 
 def _found_in(case: Case, predictor: ScanPredictor) -> tuple[str, _Found]:
@@ -135,7 +136,10 @@ def _voxels_of(found: tuple[str, _Found], threshold: float) -> tuple[NDArray[np.
 
 
 def _chosen(
-    refiner: OutlineRefiner, cases: Iterator[tuple[str, _Found]], on_case: Callable[[str], None]
+    refiner: OutlineRefiner,
+    cases: Iterator[tuple[str, _Found]],
+    rule: LesionRule,
+    on_case: Callable[[str], None],
 ) -> OutlineRefiner:
     """Return the refiner with the smallest share that reaches the best mean Dice, and with its best cut."""
     candidates = [replace(refiner, share=share, cut=cut) for share in SHARES for cut in CUTS]
@@ -150,7 +154,7 @@ def _chosen(
         row = []
         for candidate in candidates:
             drawn = one.mask.copy()
-            candidate.draw(drawn, around, one.scan.spacing)
+            candidate.draw(drawn, one.probability, around, one.scan.spacing, rule)
             row.append(dice(drawn & one.counted, one.truth))
         rows.append(row)
         before.append(dice(one.mask & one.counted, one.truth))

@@ -112,16 +112,42 @@ class Outline:
         stays = kept[lesions.numbers - 1] & (inside | ~bright[lesions.numbers])
         mask[tuple(lesions.indices[~stays].T)] = False
         pieces = find_lesions(mask, spacing)
-        owner = lesions.at(pieces.indices)
         likely = np.zeros(len(pieces.numbers))
         likely[np.lexsort(pieces.indices.T[::-1])] = probability[stays][np.lexsort(lesions.indices[stays].T[::-1])]
-        peak, best = np.zeros(pieces.count + 1), np.zeros(lesions.count + 1)
-        np.maximum.at(peak, pieces.numbers, likely)
-        np.maximum.at(best, owner, likely)
-        least = np.full(pieces.count + 1, self.min_peak)
-        np.minimum.at(least, pieces.numbers, best[owner])
-        large = np.append(True, pieces.sizes_vox * float(np.prod(spacing)) >= self.min_volume_mm3 * (1 - 1e-6))
-        mask[tuple(pieces.indices[~(large & (peak >= least))[pieces.numbers]].T)] = False
+        keep_likely_pieces(mask, lesions, pieces, likely, spacing, LesionRule(self.min_volume_mm3, self.min_peak))
+
+
+def keep_likely_pieces(
+    mask: NDArray[np.bool_],
+    lesions: LesionVoxels,
+    pieces: LesionVoxels,
+    probability: FloatArray,
+    spacing: Spacing,
+    rule: LesionRule,
+) -> None:
+    """Drop pieces that lesions fell into when they were drawn anew, in place.
+
+    Of each lesion its likeliest piece stays, and those that the rule would keep as lesions; small ones go, and what
+    holds nothing of a lesion.
+
+    Args:
+        mask: Shape (X, Y, Z), of which ``pieces`` are the lesions now.
+        lesions: What they were before.
+        pieces: What there is now.
+        probability: Of each voxel of a piece, shape (N,).
+        spacing: Voxel size in mm.
+        rule: What a lesion must be.
+    """
+    owner = lesions.at(pieces.indices)
+    peak, best = np.zeros(pieces.count + 1), np.zeros(lesions.count + 1)
+    np.maximum.at(peak, pieces.numbers, probability)
+    np.maximum.at(best, owner, probability)
+    owned = np.bincount(pieces.numbers, owner > 0, pieces.count + 1) > 0
+    best[0] = np.inf
+    least = np.full(pieces.count + 1, rule.min_peak)
+    np.minimum.at(least, pieces.numbers, best[owner])
+    large = np.append(True, pieces.sizes_vox * float(np.prod(spacing)) >= rule.min_volume_mm3 * (1 - 1e-6))
+    mask[tuple(pieces.indices[~(large & owned & (peak >= least))[pieces.numbers]].T)] = False
 
 
 @dataclass(frozen=True)

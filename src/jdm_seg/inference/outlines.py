@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from jdm_seg.components import find_lesions
+from jdm_seg.components import LesionRule, find_lesions
 from jdm_seg.errors import InputError
-from jdm_seg.inference.candidates import six_digits
+from jdm_seg.inference.candidates import keep_likely_pieces, six_digits
 from jdm_seg.neighbourhood import ball_steps, dilation, foreground_indices
 from jdm_seg.volume import Spacing, write_text
 
@@ -95,13 +95,24 @@ class OutlineRefiner:
         mixture: FloatArray = self.share * self.logits(features) + (1 - self.share) * said
         return mixture
 
-    def draw(self, mask: NDArray[np.bool_], measured: Iterable[Measured], spacing: Spacing, shift: float = 0.0) -> None:
-        """Draw the lesions of a mask anew, in place. None vanishes: one without a voxel left stays as it was.
+    def draw(
+        self,
+        mask: NDArray[np.bool_],
+        probability: Any,
+        measured: Iterable[Measured],
+        spacing: Spacing,
+        rule: LesionRule,
+        *,
+        shift: float = 0.0,
+    ) -> None:
+        """Draw the lesions of a mask anew, in place. None vanishes: one of which nothing is left stays as it was.
 
         Args:
             mask: On the canonical scan, shape (X, Y, Z).
-            measured: Its surroundings, by :func:`measure_voxels`.
+            probability: Of the network, same shape.
+            measured: The mask's surroundings, by :func:`measure_voxels`.
             spacing: Voxel size in mm.
+            rule: What pieces that a lesion falls into must be, but for its likeliest.
             shift: Added to :attr:`cut`: more for a mask that shall be surer.
         """
         if not mask.any():
@@ -110,12 +121,11 @@ class OutlineRefiner:
         inside = np.concatenate([voxels[self.mixed(seen) > self.cut + shift] for voxels, seen in measured])
         mask[tuple(lesions.indices.T)] = False
         mask[tuple(inside.T)] = True
+        pieces = find_lesions(mask, spacing)
+        likely = probability[tuple(pieces.indices.T)]
+        keep_likely_pieces(mask, lesions, pieces, likely, spacing, rule)
         left = np.bincount(lesions.numbers, mask[tuple(lesions.indices.T)], lesions.count + 1)
         mask[tuple(lesions.indices[left[lesions.numbers] == 0].T)] = True
-        # what is drawn where nothing of a lesion stayed is none of it
-        pieces = find_lesions(mask, spacing, grouping_mm=0)
-        own = np.bincount(pieces.numbers, lesions.at(pieces.indices) > 0, pieces.count + 1) > 0
-        mask[tuple(pieces.indices[~own[pieces.numbers]].T)] = False
 
     def write(self, path: Path) -> None:
         """Write JSON."""

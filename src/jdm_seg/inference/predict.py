@@ -224,7 +224,7 @@ class ScanPredictor:
         if self._refiner is not None:
             surer = logit_of(self.threshold) - logit_of(spec.threshold)
             around = measure_voxels(mask, probability, canonical.array, canonical.spacing)
-            self._refiner.draw(mask, around, canonical.spacing, surer)
+            self._refiner.draw(mask, probability, around, canonical.spacing, spec.rule, shift=surer)
 
     @property
     def _overlap(self) -> float:
