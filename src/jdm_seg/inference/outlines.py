@@ -84,7 +84,7 @@ class OutlineRefiner:
         values = np.clip((features - self.mean) / self.scale, -6, 6).astype(np.float32)
         for number, (weights, bias) in enumerate(self.layers):
             if number:
-                values = values / (1 + np.exp(-values))
+                values = values * (0.5 + 0.5 * np.tanh(values / 2))  # SiLU without overflow
             values = values @ weights.astype(np.float32) + bias.astype(np.float32)
         answer: FloatArray = values[:, 0]
         return answer
