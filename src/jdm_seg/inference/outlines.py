@@ -81,10 +81,10 @@ class OutlineRefiner:
 
     def logits(self, features: FloatArray) -> FloatArray:
         """Return the perceptron's answer for features (n, F), shape (n,)."""
-        values = np.clip((features - self.mean) / self.scale, -6, 6).astype(np.float32)
+        values: NDArray[np.float32] = np.clip((features - self.mean) / self.scale, -6, 6).astype(np.float32)
         for number, (weights, bias) in enumerate(self.layers):
             if number:
-                values = values * (0.5 + 0.5 * np.tanh(values / 2))  # SiLU without overflow
+                values = values * (np.tanh(values / 2) + 1).astype(np.float32) / np.float32(2)  # SiLU without overflow
             values = values @ weights.astype(np.float32) + bias.astype(np.float32)
         answer: FloatArray = values[:, 0]
         return answer
