@@ -102,7 +102,7 @@ class EnsemblePredictor:
         seconds: dict[str, float] = {}
         total: NDArray[np.float16] | None = None
         for member in self.members:
-            said = member(scan)
+            said = member.without_outlines()(scan)  # they are drawn once, from the mean
             assert said.probability is not None
             for stage, time in said.seconds.items():
                 seconds[stage] = round(seconds.get(stage, 0.0) + time, 3)
