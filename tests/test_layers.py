@@ -125,6 +125,7 @@ ORDER = (
     "model_grid",
     "transforms",
     "networks",
+    "widening",
     "plan",
     "losses",
     "cache",

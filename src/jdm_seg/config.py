@@ -328,6 +328,8 @@ class TrainConfig:
     init: str | None = None
     """Weights to begin with: a shipped model, a model folder, or a run folder. Its network and preprocessing are taken
     over, as weights mean nothing without them."""
+    init_channels: list[int] | None = None
+    """Begin with a wider copy of ``init`` that answers alike: widths of a space-to-depth U-Net by level."""
     network: dict[str, Any] = field(default_factory=dict)
     loss: dict[str, Any] = field(default_factory=dict)
     optimizer: dict[str, Any] = field(default_factory=dict)

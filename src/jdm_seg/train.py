@@ -36,6 +36,7 @@ from jdm_seg.networks import as_levels
 from jdm_seg.plan import fingerprint, free_memory, is_open, plan
 from jdm_seg.provenance import describe_run, now, sha256_of
 from jdm_seg.volume import write_text
+from jdm_seg.widening import widen
 
 log = logging.getLogger(__name__)
 
@@ -155,7 +156,7 @@ def _outcome(trainer: Trainer, module: SegmentationModule, status: str) -> dict[
 
 
 def begin_with(config: TrainConfig) -> tuple[TrainConfig, dict[str, Tensor]]:
-    """Return the config with network and preprocessing of ``config.init``, and its weights.
+    """Return the config with network and preprocessing of ``config.init``, and its weights, widened if so asked.
 
     Raises:
         InputError: If it is neither a model nor a run folder, or of another modality.
@@ -177,6 +178,8 @@ def begin_with(config: TrainConfig) -> tuple[TrainConfig, dict[str, Tensor]]:
             found=f"one of {preprocess.modality}",
             remedy=f"add preprocess={preprocess.modality}, or choose another model",
         )
+    if config.init_channels is not None:
+        network, weights = widen(network, weights, config.init_channels, config.seed)
     return replace(config, network=network, preprocess=preprocess), weights
 
 
