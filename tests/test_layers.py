@@ -142,6 +142,7 @@ ORDER = (
     "export.onnx_graph",
     "inference.engines",
     "inference.test_time",
+    "inference.fitted_file",
     "inference.candidates",
     "inference.outlines",
     "inference.predict",

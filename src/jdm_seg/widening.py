@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,7 +12,14 @@ from torch import Tensor
 from jdm_seg.errors import InputError
 from jdm_seg.networks import SpaceToDepthUNet, build_network
 
-_TARGET = "jdm_seg.networks.SpaceToDepthUNet"
+
+class _Layer(NamedTuple):
+    """A layer by the levels whose channels it writes and reads; None where they stay as they are."""
+
+    name: str
+    writes: int | None
+    reads: tuple[int, ...] = ()
+    transposed: bool = False
 
 
 def widen(
@@ -45,7 +52,7 @@ def widen(
             found=str(network["_target_"]),
             remedy="leave init_channels out, or choose another model for init",
         )
-    old = [int(conv.out_channels) for conv in (built.stem, *built.down)]  # type: ignore[union-attr]
+    old = [len(norm) for name, norm in weights.items() if name.startswith("encoder.") and name.endswith("norm1.weight")]
     new = [int(width) for width in channels]
     if len(new) != len(old) or any(wide < narrow for wide, narrow in zip(new, old, strict=True)):
         raise InputError(
@@ -54,51 +61,44 @@ def widen(
             found=str(new),
             remedy="give one width for each level, none below that of the model",
         )
-    generator = torch.Generator().manual_seed(seed)
     # which old channel each new one is a copy of, by level
-    levels = [torch.arange(wide) % narrow for wide, narrow in zip(new, old, strict=True)]
-
-    def conv(name: str, out: Tensor | None, read: Sequence[Tensor], *, transposed: bool = False) -> None:
-        weight = weights[f"{name}.weight"]
-        weight = weight.transpose(0, 1) if transposed else weight
-        weight = weight if out is None else weight[out]
-        if read:
-            start, copies = 0, []
-            for level in read:
-                copies.append(level + start)
-                start += int(level.max()) + 1
-            weight = _divided(weight, torch.cat(copies), generator)
-        wider[f"{name}.weight"] = (weight.transpose(0, 1) if transposed else weight).contiguous()
-        if f"{name}.bias" in weights:
-            bias = weights[f"{name}.bias"]
-            wider[f"{name}.bias"] = bias if out is None else bias[out]
-
-    def norm(name: str, copies: Tensor) -> None:
-        wider.update({key: value[copies] for key, value in weights.items() if key.startswith(f"{name}.") and value.ndim})
-        wider.update({key: value for key, value in weights.items() if key.startswith(f"{name}.") and not value.ndim})
-
+    copies = [torch.arange(wide) % narrow for wide, narrow in zip(new, old, strict=True)]
+    generator = torch.Generator().manual_seed(seed)
     wider: dict[str, Tensor] = {}
-    conv("stem", levels[0], ())
-    for number, level in enumerate(levels):
-        for part in ("1", "2"):
-            conv(f"encoder.{number}.conv{part}", level, (level,))
-            norm(f"encoder.{number}.norm{part}", level)
-    for number, (fine, coarse) in enumerate(pairwise(levels)):
-        conv(f"down.{number}", coarse, (fine,))
-        conv(f"up.{number}", fine, (coarse,), transposed=True)
-        conv(f"decoder.{number}.0", fine, (fine, fine))
-        norm(f"decoder.{number}.1", fine)
-    conv("head", None, (levels[0],))
-    for number, level in enumerate(levels[1:-1]):
-        if f"coarse_heads.{number}.weight" in weights:
-            conv(f"coarse_heads.{number}", None, (level,))
+    for layer in _layers(len(new)):
+        for name in (name for name in weights if name.startswith(f"{layer.name}.")):
+            value = weights[name].transpose(0, 1) if layer.transposed else weights[name]
+            if layer.writes is not None and value.ndim:  # a batch norm counts its batches in a single number
+                value = value[copies[layer.writes]]
+            if layer.reads and value.ndim > 1:  # a bias reads nothing
+                starts = [sum(old[level] for level in layer.reads[:place]) for place in range(len(layer.reads))]
+                read = torch.cat([copies[level] + start for level, start in zip(layer.reads, starts, strict=True)])
+                value = _divided(value, read, generator)
+            wider[name] = (value.transpose(0, 1) if layer.transposed else value).contiguous()
     return {**network, "channels": new}, wider
 
 
+def _layers(depth: int) -> Iterator[_Layer]:
+    """Yield the layers of a space-to-depth U-Net that have weights."""
+    yield _Layer("stem", 0)
+    for level in range(depth):
+        for part in ("1", "2"):
+            yield _Layer(f"encoder.{level}.conv{part}", level, (level,))
+            yield _Layer(f"encoder.{level}.norm{part}", level)
+    for fine, coarse in pairwise(range(depth)):
+        yield _Layer(f"down.{fine}", coarse, (fine,))
+        yield _Layer(f"up.{fine}", fine, (coarse,), transposed=True)
+        yield _Layer(f"decoder.{fine}.0", fine, (fine, fine))
+        yield _Layer(f"decoder.{fine}.1", fine)
+    yield _Layer("head", None, (0,))
+    for level in range(1, depth - 1):
+        yield _Layer(f"coarse_heads.{level - 1}", None, (level,))
+
+
 def _divided(weight: Tensor, copies: Tensor, generator: torch.Generator) -> Tensor:
-    """Return (O, I, …) weights for inputs that are copies: for each output the shares of one input's copies sum to 1."""
+    """Return weights (O, I, …) for inputs that are copies: the shares of an input's copies sum to 1 in each output."""
     wide = weight[:, copies]
-    # between a half and one and a half times an even share
+    # before they are brought to 1, from a half to one and a half
     share = 0.5 + torch.rand(wide.shape[:2], generator=generator)
     total = torch.zeros(weight.shape[:2]).index_add_(1, copies, share)
     share /= total[:, copies]

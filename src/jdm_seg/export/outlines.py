@@ -44,6 +44,7 @@ class _Found:
     """What a model found in one case, on the canonical scan.
 
     Attributes:
+        case_id: Which.
         scan: CT numbers.
         mask: Its lesions.
         probability: From :data:`KNOWN_FROM` on, 0 elsewhere.
@@ -51,6 +52,7 @@ class _Found:
         counted: Where the truth is known.
     """
 
+    case_id: str
     scan: Volume
     mask: NDArray[np.bool_]
     probability: Any
@@ -108,7 +110,7 @@ def fit_outlines(
     return _chosen(refiner, (_found_in(case, predictor) for case in validation), model.spec.rule, on_case)
 
 
-def _found_in(case: Case, predictor: ScanPredictor) -> tuple[str, _Found]:
+def _found_in(case: Case, predictor: ScanPredictor) -> _Found:
     scan = read_volume(case.image)
     assert case.label is not None
     said = predictor(scan)
@@ -118,12 +120,12 @@ def _found_in(case: Case, predictor: ScanPredictor) -> tuple[str, _Found]:
     counted = np.ones(truth.shape, bool)
     if case.ignore is not None:
         counted = read_mask(case.ignore, case.case_id).to_canonical().array == 0
-    return case.case_id, _Found(canonical, mask, said.probability.to_canonical(scan), truth & counted, counted)
+    probability = said.probability.to_canonical(scan)
+    return _Found(case.case_id, canonical, mask, probability, truth & counted, counted)
 
 
-def _voxels_of(found: tuple[str, _Found], threshold: float) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+def _voxels_of(one: _Found, threshold: float) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Return features and truth of the voxels near what exceeds a probability, where the truth is known."""
-    one = found[1]
     likely = one.probability.dense() > threshold
     features: list[NDArray[np.float32]] = [np.zeros((0, len(FEATURES)), np.float32)]
     truth: list[NDArray[np.bool_]] = [np.zeros(0, bool)]
@@ -137,7 +139,7 @@ def _voxels_of(found: tuple[str, _Found], threshold: float) -> tuple[NDArray[np.
 
 def _chosen(
     refiner: OutlineRefiner,
-    cases: Iterator[tuple[str, _Found]],
+    cases: Iterator[_Found],
     rule: LesionRule,
     on_case: Callable[[str], None],
 ) -> OutlineRefiner:
@@ -145,7 +147,7 @@ def _chosen(
     candidates = [replace(refiner, share=share, cut=cut) for share in SHARES for cut in CUTS]
     rows: list[list[float]] = []
     before: list[float] = []
-    for case_id, one in cases:
+    for one in cases:
         if not one.truth.any():
             continue
         around = []
@@ -158,7 +160,7 @@ def _chosen(
             row.append(dice(drawn & one.counted, one.truth))
         rows.append(row)
         before.append(dice(one.mask & one.counted, one.truth))
-        on_case(case_id)
+        on_case(one.case_id)
     if not rows:
         raise InputError(
             OUTLINES_FILE, expected="validation cases with deposits", found="none", remedy="give some others"

@@ -9,7 +9,6 @@ Image Anal 2017).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,11 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jdm_seg.components import LesionRule, LesionVoxels, find_lesions
-from jdm_seg.errors import InputError
+from jdm_seg.inference.fitted_file import read_fitted, write_fitted
 from jdm_seg.model_grid import Placement
 from jdm_seg.neighbourhood import Indices
 from jdm_seg.resample import resample, support
-from jdm_seg.volume import Spacing, Volume, write_text
+from jdm_seg.volume import Spacing, Volume
 
 FloatArray = NDArray[np.floating[Any]]
 
@@ -201,8 +200,7 @@ class CandidateClassifier:
 
     def write(self, path: Path) -> None:
         """Write JSON."""
-        values = {"features": FEATURES, **asdict(self)}
-        write_text(path, json.dumps(values, default=six_digits) + "\n")
+        write_fitted(path, FEATURES, asdict(self))
 
     @classmethod
     def read(cls, path: Path) -> CandidateClassifier:
@@ -211,26 +209,18 @@ class CandidateClassifier:
         Raises:
             InputError: If it is not that, or of a version that measures other features.
         """
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+
+        def build(values: dict[str, Any]) -> CandidateClassifier:
             members = tuple(
                 Perceptron(np.array(one["inward"]), np.array(one["bias"]), np.array(one["outward"]), one["offset"])
                 for one in values["members"]
             )
             mean, scale = np.array(values["mean"]), np.array(values["scale"])
-            threshold, min_score = float(values["threshold"]), float(values["min_score"])
-            read = cls(mean, scale, members, threshold, min_score, values["fitted"])
-            found = "" if tuple(values["features"]) == FEATURES else "other features than this version measures"
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            found = f"{type(error).__name__}: {error}"
-        if found:
-            raise InputError(
-                f"{path.parent.name}/{path.name}",
-                expected="a complete classifier of lesions",
-                found=found,
-                remedy="export the model again",
-            )
-        return read
+            return cls(mean, scale, members, float(values["threshold"]), float(values["min_score"]), values["fitted"])
+
+        return read_fitted(
+            path, FEATURES, build, expected="a complete classifier of lesions", remedy="export the model again"
+        )
 
 
 class GridImage(Protocol):
@@ -396,12 +386,6 @@ def _kinds(hu: NDArray[Any]) -> NDArray[np.int8]:
 def _shares(kinds: NDArray[np.int8]) -> FloatArray:
     shares: FloatArray = np.bincount(kinds.ravel(), minlength=len(_KINDS)) / max(1, kinds.size)
     return shares
-
-
-def six_digits(array: FloatArray) -> list[Any]:
-    """Return an array as lists of numbers of six digits, for JSON."""
-    rounded: list[Any] = np.vectorize(lambda value: float(f"{value:.6g}"))(array).tolist()
-    return rounded
 
 
 def _logit(probability: FloatArray) -> FloatArray:

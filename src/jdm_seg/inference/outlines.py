@@ -8,7 +8,6 @@ answer is mixed with the network's. It was fitted on deposits with known truth (
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,10 +18,10 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from jdm_seg.components import LesionRule, find_lesions
-from jdm_seg.errors import InputError
-from jdm_seg.inference.candidates import keep_likely_pieces, six_digits
+from jdm_seg.inference.candidates import keep_likely_pieces
+from jdm_seg.inference.fitted_file import read_fitted, write_fitted
 from jdm_seg.neighbourhood import ball_steps, dilation, foreground_indices
-from jdm_seg.volume import Spacing, write_text
+from jdm_seg.volume import Spacing
 
 FloatArray = NDArray[np.floating[Any]]
 Box = tuple[slice, slice, slice]
@@ -129,7 +128,7 @@ class OutlineRefiner:
 
     def write(self, path: Path) -> None:
         """Write JSON."""
-        write_text(path, json.dumps({"features": FEATURES, **asdict(self)}, default=six_digits) + "\n")
+        write_fitted(path, FEATURES, asdict(self))
 
     @classmethod
     def read(cls, path: Path) -> OutlineRefiner:
@@ -138,22 +137,19 @@ class OutlineRefiner:
         Raises:
             InputError: If it is not that, or of a version that measures other features.
         """
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+
+        def build(values: dict[str, Any]) -> OutlineRefiner:
             layers = tuple((np.array(weights), np.array(bias)) for weights, bias in values["layers"])
             mean, scale = np.array(values["mean"]), np.array(values["scale"])
-            read = cls(mean, scale, layers, float(values["share"]), float(values["cut"]), values["fitted"])
-            found = "" if tuple(values["features"]) == FEATURES else "other features than this version measures"
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            found = f"{type(error).__name__}: {error}"
-        if found:
-            raise InputError(
-                f"{path.parent.name}/{path.name}",
-                expected="a complete description of how outlines are drawn",
-                found=found,
-                remedy="fit it again with scripts/fit_outlines.py, or delete it",
-            )
-        return read
+            return cls(mean, scale, layers, float(values["share"]), float(values["cut"]), values["fitted"])
+
+        return read_fitted(
+            path,
+            FEATURES,
+            build,
+            expected="a complete description of how outlines are drawn",
+            remedy="fit it again with scripts/fit_outlines.py, or delete it",
+        )
 
 
 def measure_voxels(mask: NDArray[np.bool_], probability: Any, hu: NDArray[Any], spacing: Spacing) -> Iterator[Measured]:
