@@ -3,7 +3,8 @@
     python scripts/fit_outlines.py MODEL --training SET [SET ...] --validation SET
 
 SET is a data set of labelled cases on their scans' own grids (``jdm-seg synthesize OUT --backgrounds SCANS``); those
-for validation are of other scans. Writes MODEL/outlines.json, which ``predict`` uses without being asked for.
+for validation are of other scans. Writes MODEL/outlines.json, which ``predict`` uses without being asked for, and
+tells of it in the model's card.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ import argparse
 from pathlib import Path
 
 from jdm_seg.cases import manifest_path, read_manifest
+from jdm_seg.export.model_card import with_outlines
 from jdm_seg.export.outlines import fit_outlines
-from jdm_seg.model_folder import open_model
+from jdm_seg.model_folder import CARD_FILE, open_model
+from jdm_seg.volume import write_text
 
 
 def main() -> None:
@@ -30,6 +33,9 @@ def main() -> None:
     )
     refiner = fit_outlines(model, training, validation, on_case=lambda case_id: print(case_id, flush=True))
     refiner.write(model.outlines)
+    card = model.path / CARD_FILE
+    if card.is_file():
+        write_text(card, with_outlines(card.read_text(encoding="utf-8"), refiner))
     facts = refiner.fitted
     print(
         f"share {refiner.share:g}, cut {refiner.cut:g}; Dice on {facts['chosen_on']} validation cases "

@@ -330,6 +330,8 @@ class TrainConfig:
     over, as weights mean nothing without them."""
     init_channels: list[int] | None = None
     """Begin with a wider copy of ``init`` that answers alike: widths of a space-to-depth U-Net by level."""
+    init_spacing: tuple[float, float, float] | None = None
+    """Begin with ``init`` on voxels of another size, mm: to go on learning on a finer grid costs little at first."""
     network: dict[str, Any] = field(default_factory=dict)
     loss: dict[str, Any] = field(default_factory=dict)
     optimizer: dict[str, Any] = field(default_factory=dict)

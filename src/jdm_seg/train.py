@@ -156,7 +156,7 @@ def _outcome(trainer: Trainer, module: SegmentationModule, status: str) -> dict[
 
 
 def begin_with(config: TrainConfig) -> tuple[TrainConfig, dict[str, Tensor]]:
-    """Return the config with network and preprocessing of ``config.init``, and its weights, widened if so asked.
+    """Return the config with network and preprocessing of ``config.init``, and its weights; wider or finer if so asked.
 
     Raises:
         InputError: If it is neither a model nor a run folder, or of another modality.
@@ -180,6 +180,8 @@ def begin_with(config: TrainConfig) -> tuple[TrainConfig, dict[str, Tensor]]:
         )
     if config.init_channels is not None:
         network, weights = widen(network, weights, config.init_channels, config.seed)
+    if config.init_spacing is not None:
+        preprocess = replace(preprocess, spacing=config.init_spacing)
     return replace(config, network=network, preprocess=preprocess), weights
 
 

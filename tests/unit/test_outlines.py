@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from scipy import ndimage
 from jdm_seg.components import LesionRule
 from jdm_seg.errors import InputError
 from jdm_seg.export import outlines as fitting
+from jdm_seg.export.model_card import with_outlines
 from jdm_seg.export.outlines import fit_outlines
 from jdm_seg.inference import outlines
 from jdm_seg.inference.outlines import FEATURES, OutlineRefiner, measure_voxels
@@ -164,6 +166,21 @@ def test_a_broken_file_is_told(tmp_path: Path):
     path.write_text('{"features": []}')
     with pytest.raises(InputError, match="fit it again"):
         OutlineRefiner.read(path)
+
+
+def test_a_card_tells_of_the_last_fit_alone():
+    card = (open_model("ct").path / "MODEL_CARD.md").read_text(encoding="utf-8")
+    fitted = {"cases": 3, "voxels": 12345, "chosen_on": 2, "dice": 0.5, "dice_before": 0.4}
+    refiner = OutlineRefiner(np.zeros(1), np.ones(1), (), 0.7, -1.2, fitted)
+    told = with_outlines(card, refiner)
+    assert with_outlines(told, replace(refiner, share=0.3)) == told.replace("share\n0.7", "share\n0.3")
+    (paragraph,) = (part for part in told.split("\n\n") if "`outlines.json`" in part)
+    assert paragraph.startswith("**Outlines**")
+    assert "12,345 voxels of 3 cases" in paragraph
+    assert "0.400 before, 0.500 after" in paragraph
+    # the rest of the card is as it was
+    others = [[part for part in text.split("\n\n") if "`outlines.json`" not in part] for text in (card, told)]
+    assert others[0] == others[1]
 
 
 def test_perceptron_equals_torch():

@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from jdm_seg.inference.candidates import FEATURES, CandidateClassifier
-from jdm_seg.model_folder import ModelFolder, ModelSpec
+from jdm_seg.inference.outlines import REACH_MM, OutlineRefiner
+from jdm_seg.model_folder import OUTLINES_FILE, ModelFolder, ModelSpec
 
 MB = 1_000_000
+_OUTLINES = f"**Outlines** (`{OUTLINES_FILE}`)"
+_PARITY = "**Parity with the trained network**"
 
 
 def model_card(model: ModelFolder, record: dict[str, Any]) -> str:
@@ -42,7 +45,7 @@ probability = sigmoid(logit / {spec.temperature:g}).
 
 **Calibration.** {_calibration(spec)}
 
-{_second_stage(model)}**Parity with the trained network**, on windows and {spec.parity.get("scans", 0)} whole
+{_second_stage(model)}{_PARITY}, on windows and {spec.parity.get("scans", 0)} whole
 scans; all of it is in `parity.json`:
 
 | engine | precision | largest logit difference | lesion F1 of the masks | offered |
@@ -84,6 +87,20 @@ probability alone. A runner of `model.onnx` without the second stage drops lesio
 {model.spec.min_peak:g}.
 
 """
+
+
+def with_outlines(card: str, refiner: OutlineRefiner) -> str:
+    """Return a card that tells of outlines fitted to its model; what an earlier fit wrote there is replaced."""
+    facts = refiner.fitted
+    told = f"""{_OUTLINES} are drawn anew on the scan's own voxels within {REACH_MM:g} mm of what the network
+found, by a perceptron fitted on {facts["voxels"]:,} voxels of {facts["cases"]} cases. How far it is trusted (share
+{refiner.share:g}, cut {refiner.cut:g}) was chosen on {facts["chosen_on"]} validation cases: Dice
+{facts["dice_before"]:.3f} before, {facts["dice"]:.3f} after. A runner of `model.onnx`
+alone has the network's outlines."""
+    paragraphs = [part for part in card.split("\n\n") if not part.startswith(_OUTLINES)]
+    places = [number for number, part in enumerate(paragraphs) if part.startswith(_PARITY)]
+    paragraphs.insert(places[0] if places else len(paragraphs), told)
+    return "\n\n".join(paragraphs)
 
 
 def _parity(spec: ModelSpec) -> str:
