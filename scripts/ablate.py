@@ -76,7 +76,7 @@ def main() -> None:
         "trainer.max_epochs=1",
         *arguments.overrides,
     ]
-    trainings = [(name, 0) for name in ARMS] + [(RECIPE, seed) for seed in range(1, arguments.repeats)]
+    trainings = [(RECIPE, seed) for seed in range(arguments.repeats)] + [(name, 0) for name in ARMS if name != RECIPE]
     rows: dict[str, list[list[Score]]] = {name: [] for name in ARMS}
     subjects = {case.case_id: case.subject_id for case in read_manifest(cases).all}
     for name, seed in trainings:

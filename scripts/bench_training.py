@@ -10,6 +10,10 @@ in.
 
 from __future__ import annotations
 
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as jdm-seg train does; read when torch loads
+
 import argparse
 import statistics
 import tempfile

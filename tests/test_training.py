@@ -300,6 +300,10 @@ def test_finetuning_begins_with_a_models_weights_and_mixes_in_synthesis(cases, u
     config = compose(["experiment=finetune", *overrides, "optimizer.lr=0.0", "optimizer.weight_decay=0.0"])
     begun, _ = begin_with(config)
     assert begun.network["channels"] == [8, 16]  # the model's own, nobody typed it
+    wide, wider = begin_with(replace(config, init_channels=[12, 16], init_spacing=(1.0, 1.0, 2.5)))
+    assert wide.network["channels"] == [12, 16]
+    assert wide.preprocess == replace(begun.preprocess, spacing=(1.0, 1.0, 2.5))
+    assert wider["stem.weight"].shape[0] == 12
     run = train(config, tmp_path / "run")
     # best.ckpt is what init takes; a learning rate of zero leaves it as it was
     wanted = load_module(undisturbed / "checkpoints" / "best.ckpt").network.state_dict()

@@ -32,6 +32,8 @@ def train(
     """Train a network. Writes a run folder."""
     from jdm_seg.config import TrainConfig, run_with_hydra
 
+    # read when torch loads: threads that spin while they wait take the core on which a worker makes the next patch
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     first = int(os.environ.get("LOCAL_RANK", "0")) == 0  # one of the processes of several devices speaks
 
     def task(config: TrainConfig, run_dir: Path) -> None:
