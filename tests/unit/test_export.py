@@ -263,16 +263,17 @@ def test_an_old_sidecar_opens_with_temperature_one(tmp_path):
 
 
 def test_few_unlabelled_validation_scans_are_filled_up_with_bodies(tmp_path, monkeypatch):
-    """Three real scans alone would let one odd one settle the threshold; labelled cases stand for themselves."""
+    """Three real scans alone would let one odd one settle the threshold; each comes in three draws, labelled cases once."""
     scan = next(synthetic_scans(PreprocessConfig(), 1))
-    monkeypatch.setattr(validation, "_load", lambda case, config: replace(scan, case_id=case.case_id))
+    monkeypatch.setattr(validation, "_load", lambda case, config, draw: replace(scan, case_id=f"{case.case_id}-{draw}"))
     monkeypatch.setattr(validation, "synthetic_scans", lambda config, count: [scan] * count)
-    for label, expected in ((None, 8), (tmp_path / "mask.nii.gz", 3)):
+    draws = [f"c{case}-{draw}" for case in range(3) for draw in range(3)]
+    for label, expected, bodies in ((None, draws, 5), (tmp_path / "mask.nii.gz", ["c0-0", "c1-0", "c2-0"], 0)):
         cases = [Case(f"c{n}", f"c{n}", "ct", tmp_path / "scan.nii.gz", label) for n in range(3)]
         monkeypatch.setattr(validation, "_cases_of", lambda run, config, cases=cases: cases)
         scans = validation.validation_scans(tmp_path, PreprocessConfig(), 8)
-        assert [one.case_id for one in scans[:3]] == ["c0", "c1", "c2"]
-        assert len(scans) == expected
+        assert [one.case_id for one in scans[: len(expected)]] == expected
+        assert len(scans) == len(expected) + bodies
 
 
 def test_a_stamped_graph_holds_no_path_of_the_machine(tmp_path):

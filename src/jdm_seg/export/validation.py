@@ -22,8 +22,10 @@ from jdm_seg.synthesis.recipe import preset_of, synthesize_body
 from jdm_seg.transforms import LoadCase, Normalized, intensity_range, normalize, preprocess, preprocess_label
 from jdm_seg.volume import Spacing, Volume
 
-MAX_VOXELS = 60_000_000
+MAX_VOXELS = 120_000_000
 """Of all calibration scans together, on the model's grid: minutes of a laptop."""
+_DRAWS = 3
+"""How often deposits are put into a validation scan without a label: one draw of five deposits says little."""
 _AIR = -1.0
 SYNTHETIC = "synthetic body"
 LABELLED = "validation case"
@@ -66,7 +68,8 @@ def validation_scans(run: Path, config: PreprocessConfig, max_scans: int) -> lis
     Args:
         run: Run folder of ``jdm-seg train``.
         config: The run's preprocessing.
-        max_scans: At most so many, the first ones of the split that fit into :data:`MAX_VOXELS`.
+        max_scans: At most so many, the first ones of the split that fit into :data:`MAX_VOXELS`. One without a label
+            counts once, and comes in several draws of deposits.
 
     Returns:
         At least one: a folder that has been moved or deleted is no reason to ship a model unmeasured.
@@ -74,16 +77,18 @@ def validation_scans(run: Path, config: PreprocessConfig, max_scans: int) -> lis
     scans: list[ValidationScan] = []
     voxels = 0
     cases = _cases_of(run, config)
+    taken = 0
     for case in cases:
-        if len(scans) == max_scans:
+        if taken == max_scans:
             break
-        scan = _load(case, config)
-        if voxels + scan.image.numel() <= MAX_VOXELS:
-            scans.append(scan)
-            voxels += scan.image.numel()
+        draws = [_load(case, config, draw) for draw in range(_DRAWS if case.label is None else 1)]
+        if voxels + sum(scan.image.numel() for scan in draws) <= MAX_VOXELS:
+            scans += draws
+            voxels += sum(scan.image.numel() for scan in draws)
+            taken += 1
     if not scans:
         return list(synthetic_scans(config, min(max_scans, _SYNTHETIC_CASES)))
-    missing = 0 if any(case.label is not None for case in cases) else max_scans - len(scans)
+    missing = 0 if any(case.label is not None for case in cases) else max_scans - taken
     return [*scans, *synthetic_scans(config, missing)]
 
 
