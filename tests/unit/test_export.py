@@ -263,7 +263,7 @@ def test_an_old_sidecar_opens_with_temperature_one(tmp_path):
 
 
 def test_few_unlabelled_validation_scans_are_filled_up_with_bodies(tmp_path, monkeypatch):
-    """Three real scans alone would let one odd one settle the threshold; each comes in three draws, labelled cases once."""
+    """Three real scans alone would let one odd one settle it; each comes in three draws, labelled cases once."""
     scan = next(synthetic_scans(PreprocessConfig(), 1))
     monkeypatch.setattr(validation, "_load", lambda case, config, draw: replace(scan, case_id=f"{case.case_id}-{draw}"))
     monkeypatch.setattr(validation, "synthetic_scans", lambda config, count: [scan] * count)
