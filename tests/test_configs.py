@@ -22,6 +22,7 @@ GIVEN = {
     ("data", "labelled"): ["data.root=somewhere"],
     ("data", "backgrounds"): ["data.backgrounds=somewhere"],
     ("experiment", "ct_inserted"): ["data.backgrounds=somewhere"],
+    ("experiment", "ct_fine"): ["init=somewhere", "data.backgrounds=somewhere"],
     ("experiment", "finetune"): ["init=somewhere", "data.root=somewhere"],
 }
 
@@ -112,3 +113,9 @@ def test_misspelt_overrides_fail_at_composition(override):
 
 def test_configs_are_found_from_the_checkout():
     assert configs_folder().resolve() == Path(__file__).parents[1] / "configs"
+
+
+@pytest.mark.parametrize("alone", ["init_spacing=[1,1,2]", "init_channels=[32,64,128,192]"])
+def test_what_changes_the_first_weights_wants_some(alone):
+    with pytest.raises(InputError, match="expected init, which it changes"):
+        compose(["experiment=ct_smoke", alone])

@@ -346,6 +346,9 @@ class TrainConfig:
         made = self.data.synthesize is not None and self.data.synthesize.root is not None
         some = self.data.root is not None or self.data.backgrounds is not None or made
         _check(self.seed >= 0, "seed", "0 or more", self.seed)
+        for name in ("init_channels", "init_spacing"):
+            alone = self.init is None and getattr(self, name) is not None
+            _check(not alone, name, "init, which it changes", "none")
         channels = int(self.network.get("out_channels", 3))
         for name, on, second in (("skeleton", self.data.skeleton, "bone"), ("oedema", self.data.oedema, "oedema")):
             wanted = f"at least 3, for background, deposit and {second} (data.{name})"
