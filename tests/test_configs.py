@@ -22,7 +22,6 @@ GIVEN = {
     ("data", "labelled"): ["data.root=somewhere"],
     ("data", "backgrounds"): ["data.backgrounds=somewhere"],
     ("experiment", "ct_inserted"): ["data.backgrounds=somewhere"],
-    ("experiment", "ct_fine"): ["init=somewhere", "data.backgrounds=somewhere"],
     ("experiment", "finetune"): ["init=somewhere", "data.root=somewhere"],
 }
 

@@ -161,8 +161,6 @@ def tiny(words: tuple[str, ...]) -> list[str]:
         arguments = [re.sub(r"=([^\[,]+),([^,]+).*", r"=\1,\2" if "seed" in a else r"=\1", a) for a in arguments]
         network = [word for word in TINY if not (sweep and word.startswith("network."))]
         arguments += [word for word in network if word.partition("=")[0] not in " ".join(arguments)]
-        if "experiment=ct_fine" in arguments:  # wider than the tiny network that it goes on from
-            arguments.append("init_channels=[12,16]")
         plain = [word for word in arguments if not word.startswith("-") and not re.search(r"=[^\[]*,", word)]
         arguments += _small_synthesis(plain)
     return [verb, *arguments]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from jdm_seg.cache import read_sample
 
 Key = tuple[int, int]
 """Epoch, and number of the patch in it."""
+_NICENESS = 10
+"""Of workers: a core that the network waits for costs more than the patch that is made on it in the meantime."""
 _CYCLE = 100
 """Patches after which the order of sources begins again; shares are met to a hundredth."""
 
@@ -121,8 +124,12 @@ class EpochSampler(Sampler[Key]):
         return self.batches * self.batch_size
 
 
-def _leave_signals_to_the_trainer(_: int) -> None:
-    """Let a worker live through what schedulers send to every process of a job: the trainer saves and ends it."""
+def _give_way_to_the_trainer(_: int) -> None:
+    """Begin a worker: it takes the cores that the trainer leaves idle, and leaves signals to it.
+
+    Schedulers send those to every process of a job; the trainer saves and ends its workers.
+    """
+    os.nice(_NICENESS)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
 
@@ -141,7 +148,7 @@ class PatchLoader(DataLoader[dict[str, Any]]):
             sampler=sampler,
             num_workers=workers,
             persistent_workers=workers > 0,
-            worker_init_fn=_leave_signals_to_the_trainer,
+            worker_init_fn=_give_way_to_the_trainer,
             drop_last=True,
         )
         self._given = 0

@@ -23,8 +23,8 @@ def train(
         list[str] | None,
         typer.Argument(
             help="key=value, of Hydra. What to train on: data.root=FOLDER (labelled), data.backgrounds=FOLDER "
-            "(unlabelled), or neither (synthetic). A recipe: experiment=auto, ct, ct_fine, ct_inserted, ct_smoke, "
-            "finetune, stir or stir_smoke. Then anything, such as trainer.max_epochs=50 run_dir=runs/mine; all of it: "
+            "(unlabelled), or neither (synthetic). A recipe: experiment=auto, ct, ct_inserted, ct_smoke, finetune, "
+            "stir or stir_smoke. Then anything, such as trainer.max_epochs=50 run_dir=runs/mine; all of it: "
             "jdm-seg train --cfg job, docs/train.md. -m runs every combination of values."
         ),
     ] = None,
