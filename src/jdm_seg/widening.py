@@ -45,11 +45,13 @@ def widen(
     Source: Chen, Goodfellow, Shlens, Net2Net, ICLR 2016 (their wider operator).
     """
     built = build_network(network)
-    if not isinstance(built, SpaceToDepthUNet):
+    # copies would fall into other groups, and the figures of a group would change
+    grouped = network.get("norm") == "group"
+    if grouped or not isinstance(built, SpaceToDepthUNet):
         raise InputError(
             "init_channels",
-            expected="a space-to-depth U-Net to widen",
-            found=str(network["_target_"]),
+            expected="a space-to-depth U-Net to widen, without group norms",
+            found=f"{network['_target_']}{' with them' if grouped else ''}",
             remedy="leave init_channels out, or choose another model for init",
         )
     old = [len(norm) for name, norm in weights.items() if name.startswith("encoder.") and name.endswith("norm1.weight")]

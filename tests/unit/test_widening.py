@@ -82,3 +82,8 @@ def test_other_networks_are_refused():
     spec |= {"channels": [4, 8], "strides": [2]}
     with pytest.raises(InputError, match="init_channels: expected a space-to-depth U-Net"):
         widen(spec, build_network(spec).state_dict(), [8, 16])
+
+
+def test_group_norms_are_refused(narrow):
+    with pytest.raises(InputError, match=r"without group norms, found .* with them"):
+        widen({**SPEC, "norm": "group"}, narrow.state_dict(), [8, 12, 16])
