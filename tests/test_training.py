@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -158,6 +159,21 @@ def test_averaged_weights_are_what_is_kept(cases, tmp_path):
     averaged, plain_end = weights(tmp_path / "a"), weights(tmp_path / "b")
     name = next(n for n, w in averaged.items() if w.ndim == 5)
     assert not torch.equal(averaged[name], plain_end[name])
+
+
+@pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="no C++ compiler")
+def test_a_compiled_run_learns_the_same(cases, tmp_path):
+    losses, kept = {}, {}
+    for compiled in ("false", "true"):
+        run = tmp_path / compiled
+        train(configured(cases, run, *LONG, "trainer.max_epochs=1", f"trainer.compile={compiled}"), run)
+        with (run / "metrics.csv").open() as file:
+            losses[compiled] = [float(row["train/loss"]) for row in csv.DictReader(file) if row.get("train/loss")]
+        kept[compiled] = weights(run)
+    assert len(losses["true"]) == 6
+    assert losses["true"] == pytest.approx(losses["false"], rel=1e-4)
+    for name, values in kept["false"].items():
+        assert torch.allclose(kept["true"][name], values, atol=1e-3), name
 
 
 def test_what_is_logged(cases, undisturbed):

@@ -287,7 +287,7 @@ class TrainerConfig:
     schedule: str = "cosine"
     """How the learning rate falls after the warm-up: ``cosine``, ``poly`` or ``constant``."""
     compile: bool = False
-    """``torch.compile`` the network; pays on GPUs and for long runs."""
+    """``torch.compile`` the network, on CPUs with channels last: a minute at the start, faster steps after it."""
     accumulate: int = 1
     """Batches a step; a larger batch than the memory holds."""
     validate_every: int = 1
