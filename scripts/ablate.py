@@ -139,7 +139,7 @@ def measure(run: Path) -> list[Score]:
             names.append(scan.case_id)
         rule = LesionRule(window["min_lesion_mm3"])
         chosen = calibrate(said, protocol, rule=rule)
-        rule = replace(rule, min_peak=chosen.min_peak, join_from=chosen.join_from)
+        rule = replace(rule, min_peak=chosen.min_peak)
         counts = lesion_counts(said, protocol, chosen.temperature, [(chosen.threshold, rule)])[0]
         cut = chosen.temperature * logit_of(chosen.threshold)
         rows = [

@@ -176,6 +176,14 @@ def test_a_compiled_run_learns_the_same(cases, tmp_path):
         assert torch.allclose(kept["true"][name], values, atol=1e-3), name
 
 
+def test_without_a_compiler_training_goes_on_and_says_so(cases, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("jdm_seg.train.shutil.which", lambda name: None)
+    run = tmp_path / "run"
+    train(configured(cases, run, *LONG, "trainer.max_epochs=1", "trainer.compile=true"), run)
+    assert "no C++ compiler" in caplog.text
+    assert json.loads((run / "run.json").read_text())["status"] == "finished"
+
+
 def test_what_is_logged(cases, undisturbed):
     with (undisturbed / "metrics.csv").open(newline="") as stream:
         columns = next(csv.reader(stream))

@@ -97,28 +97,20 @@ class LesionVoxels:
 class LesionRule:
     """Which of the lesions that a model finds are kept.
 
-    A single voxel over the threshold, or a shadow that never becomes likely, is more often noise than a deposit. But
-    sheets and nets fall into pieces, and a faint piece that faint voxels join to a sure one is one of them more often
-    than not (hysteresis thresholding: Canny, IEEE TPAMI 1986).
+    A single voxel over the threshold, or a shadow that never becomes likely, is more often noise than a deposit.
 
     Attributes:
         min_volume_mm3: Smaller ones are dropped.
         min_peak: Those whose most probable voxel is below this are dropped; 0 to 1.
-        join_from: Probability from which voxels join pieces that are judged by one peak; 0: those of the mask alone.
     """
 
     min_volume_mm3: float = 0.0
     min_peak: float = 0.0
-    join_from: float = 0.0
 
     @property
     def keeps_all(self) -> bool:
         """Whether there is nothing to drop."""
         return self.min_volume_mm3 <= 0 and self.min_peak <= 0
-
-    def found_from(self, threshold: float) -> float:
-        """Return the probability that voxels of the mask to be cleared must exceed, for outlines at a threshold."""
-        return min(threshold, self.join_from) if self.join_from > 0 and self.min_peak > 0 else threshold
 
     def kept(self, lesions: LesionVoxels, probability: NDArray[Any], spacing: Spacing) -> NDArray[np.bool_]:
         """Tell which lesions stay, shape (count,).
@@ -134,28 +126,19 @@ class LesionRule:
         sure: NDArray[np.bool_] = large & (peak[1:] >= self.min_peak)
         return sure
 
-    def clear(
-        self, mask: NDArray[np.bool_], probability: Any, spacing: Spacing, threshold: float | None = None
-    ) -> None:
-        """Drop lesions from a mask, and what only joins pieces of them, in place.
+    def clear(self, mask: NDArray[np.bool_], probability: Any, spacing: Spacing) -> None:
+        """Drop lesions from a mask, in place.
 
         Args:
-            mask: Where the probability exceeds :meth:`found_from`, shape (X, Y, Z).
+            mask: Shape (X, Y, Z).
             probability: Of the same shape; only asked for at the voxels of the mask.
             spacing: Voxel size in mm.
-            threshold: Probability that voxels must exceed to stay; None: all of the mask do.
         """
         if self.keeps_all or not mask.any():
             return
         lesions = find_lesions(mask, spacing)
-        likely = probability[tuple(lesions.indices.T)]
-        stays = self.kept(lesions, likely, spacing)[lesions.numbers - 1]
-        joined = threshold is not None and self.found_from(threshold) < threshold
-        if joined:
-            stays &= likely > threshold
-        mask[tuple(lesions.indices[~stays].T)] = False
-        if joined:
-            LesionRule(self.min_volume_mm3).clear(mask, probability, spacing)
+        kept = self.kept(lesions, probability[tuple(lesions.indices.T)], spacing)
+        mask[tuple(lesions.indices[~kept[lesions.numbers - 1]].T)] = False
 
 
 def find_lesions(

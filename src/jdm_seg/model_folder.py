@@ -49,7 +49,6 @@ class ModelSpec:
         caution: What every result of it should be read with; empty if nothing stands out.
         min_lesion_mm3: Smaller lesions are dropped.
         min_peak: Lesions of which no voxel has this probability are dropped, unless ``candidates.json`` judges them.
-        join_from: Probability from which voxels join pieces that are judged by one peak; 0: only the threshold's do.
         weights: How the network is stored: ``f32``, or ``f16`` for half the size; it computes in f32 either way.
         calibration: How temperature and threshold were found: data, figures before and after.
         parity: How far engines agree with the trained network, measured at export; ``parity.json`` has all of it.
@@ -68,7 +67,6 @@ class ModelSpec:
     flip_axes: str = "xyz"
     min_lesion_mm3: float = 0.0
     min_peak: float = 0.0
-    join_from: float = 0.0
     weights: str = "f32"
     calibration: dict[str, Any] = field(default_factory=dict)
     parity: dict[str, Any] = field(default_factory=dict)
@@ -76,7 +74,7 @@ class ModelSpec:
     @property
     def rule(self) -> LesionRule:
         """Which lesions are kept."""
-        return LesionRule(self.min_lesion_mm3, self.min_peak, self.join_from)
+        return LesionRule(self.min_lesion_mm3, self.min_peak)
 
     def offers(self, engine: str, precision: str) -> bool | None:
         """Tell whether an engine passed parity in a precision when the model was exported; None: not measured then."""

@@ -138,35 +138,6 @@ def test_a_peak_is_asked_for_where_it_parts_true_from_false():
     assert found.lesion_f1_default < 1.0
 
 
-def broken_sheets() -> ScanLogits:
-    """Three sheets of two pieces that faint voxels join, the second piece pale, and three pale lesions alone."""
-    logits = np.full((120, 9, 9), -8.0, np.float32)
-    label = np.zeros(logits.shape, np.uint8)
-    for x in (5, 25, 45):
-        logits[x : x + 12, 2:7, 2:7] = logit(0.3)
-        for start, likely in ((x, 0.97), (x + 8, 0.6)):
-            logits[start : start + 4, 2:7, 2:7] = logit(likely)
-            label[start : start + 4, 2:7, 2:7] = 1
-    for x in (70, 85, 100):
-        logits[x : x + 4, 2:7, 2:7] = logit(0.6)
-    return ScanLogits(logits, label, np.ones(label.shape, bool), (1.0, 1.0, 1.0))
-
-
-def test_pale_pieces_that_are_joined_to_a_sure_one_stay():
-    rules = [LesionRule(min_peak=0.8, join_from=low) for low in (0.0, 0.2, 0.35)]
-    counts = lesion_counts([broken_sheets()], PLAIN, 1.0, [(0.4, rule) for rule in rules])
-    assert numbers(counts) == [(3, 0, 3), (6, 0, 0), (3, 0, 3)]
-    too_small = LesionRule(min_volume_mm3=101.0, min_peak=0.8, join_from=0.2)  # a piece has 100 mm3
-    assert numbers(lesion_counts([broken_sheets()], PLAIN, 1.0, [(0.4, too_small)])) == [(0, 0, 6)]
-
-
-def test_what_joins_pieces_is_calibrated_where_it_helps():
-    found = calibrate([broken_sheets()], PLAIN)
-    assert found.lesion_f1 == 1.0
-    assert 0 < found.join_from < found.threshold
-    assert found.min_peak > 0.6
-
-
 def test_ignored_voxels_are_neither_found_nor_false():
     scan = scan_of((4, 0.9, True), (24, 0.6, False))
     ignored = ScanLogits(scan.logits, scan.label, scan.logits < logit(0.7), scan.spacing)

@@ -109,24 +109,6 @@ def test_a_scan_on_the_model_s_grid_is_measured_as_the_whole_image_is():
     assert lesions.count == 3
 
 
-def test_company_by_hand():
-    """Three lesions in a row, 3 mm and 24 mm apart; only the one in the middle is sure."""
-    mask = np.zeros((120, 40, 40), bool)
-    for start in (10, 18, 40):
-        mask[start : start + 6, 10:16, 10:16] = True
-    lesions = find_lesions(mask, GRID)
-    first = lesions.at(np.array([[10, 10, 10], [18, 10, 10], [40, 10, 10]]))
-    logits = np.select([lesions.numbers == number for number in first], [0.5, 3.0, -0.5])
-    image = WholeImage(np.zeros(mask.shape, np.float32), GRID)
-    rows = measure_candidates(lesions, logits, GRID, image, lesions.parts())
-    near = [name for name in FEATURES if name.startswith(("likeliest", "log_mm_to"))]
-    columns = [FEATURES.index(name) for name in near]
-    nobody = -7.5
-    expected = [(3.0, 3.0, 3.0, 3.0), (0.5, 0.5, 0.5, 200.0), (nobody, nobody, 3.0, 24.0)]
-    for number, (*likeliest, sure) in zip(first, expected, strict=True):
-        assert rows[number - 1][columns].tolist() == pytest.approx([*likeliest, np.log(1 + sure)])
-
-
 def test_what_is_too_large_to_judge_stays(monkeypatch):
     monkeypatch.setattr("jdm_seg.inference.candidates._LARGEST_VOXELS", 50**3)
     scan, image = scene(0)

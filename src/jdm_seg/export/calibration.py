@@ -35,8 +35,6 @@ PEAKS = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9)
 """What the most probable voxel of a lesion may have to reach. A low threshold for outlines and a high one for being a
 lesion at all lose fewer pale borders than one threshold that serves both. None above 0.9: on other scans than these
 few even true lesions are less sure."""
-JOIN_SHARES = (0.5, 0.25)
-"""Of the threshold: what may join pieces of a lesion. Farther down, shadows of all that is dense flow together."""
 MATCHED_IOU = 0.1
 """Intersection over union from which a lesion is found, one to one. Under the touching rule of reports one lesion that
 fills the body finds all others, and the lowest threshold would win."""
@@ -86,10 +84,8 @@ class Calibration:
         temperature: Probabilities are sigmoid(logit / temperature).
         threshold: Probability from which a voxel counts: the middle of the plateau.
         min_peak: Lesions of which no voxel has this probability are dropped.
-        join_from: Probability from which voxels join pieces that are judged by one peak; 0: only the threshold's do.
         plateau: Lowest and highest threshold of the grid that are as good as the best, with that ``min_peak``.
-        lesion_f1: At ``threshold``, ``min_peak`` and ``join_from``, pooled over scans; None where no lesion was there
-            or found.
+        lesion_f1: At ``threshold`` and ``min_peak``, pooled over scans; None where no lesion was there or found.
         lesion_f1_default: The same at the threshold and the rule that the model was trained with.
         before: At temperature 1; None where there was nothing to fit.
         after: At ``temperature``.
@@ -101,7 +97,6 @@ class Calibration:
     temperature: float
     threshold: float
     min_peak: float
-    join_from: float
     plateau: tuple[float, float]
     lesion_f1: float | None
     lesion_f1_default: float | None
@@ -123,7 +118,7 @@ def calibrate(
     default_threshold: float = 0.5,
     rule: LesionRule | None = None,
 ) -> Calibration:
-    """Fit temperature, then threshold and what the peak of a lesion must reach, then what joins pieces of one.
+    """Fit temperature, then threshold, then what the peak of a lesion must reach.
 
     Args:
         scans: Of cases that the network was not trained on.
@@ -151,17 +146,12 @@ def calibrate(
     min_peak = cuts[int(np.argmax(scores))][1].min_peak if any(scores) else rule.min_peak
     row = [number for number, (_, kept) in enumerate(cuts) if kept.min_peak == min_peak]
     threshold, plateau = choose_threshold([cuts[n][0] for n in row], [scores[n] for n in row], default_threshold)
-    # of equals the first, without joining
-    rules = [replace(rule, min_peak=min_peak)]
-    rules += [replace(rule, min_peak=p, join_from=threshold * s) for s in JOIN_SHARES for p in PEAKS if p > threshold]
-    counts = lesion_counts(scans, protocol, temperature, [(threshold, kept) for kept in rules])
-    number = int(np.argmax([lesion_score(of_scans) for of_scans in counts]))
-    chosen, best = rules[number], _pooled(counts[number])
+    chosen = {cuts[n][0]: _pooled(counts[n]) for n in row}
+    best = chosen.get(threshold, default)
     return Calibration(
         temperature=temperature,
         threshold=threshold,
-        min_peak=chosen.min_peak,
-        join_from=round(chosen.join_from, 3),
+        min_peak=min_peak,
         plateau=plateau,
         lesion_f1=_finite(best.f1),
         lesion_f1_default=_finite(default.f1),
@@ -246,7 +236,7 @@ def lesion_counts(
         Counts of each scan, for each cut.
     """
     counts: list[list[LesionCounts]] = [[] for _ in cuts]
-    lowest = min(temperature * logit_of(rule.found_from(t)) for t, rule in cuts)
+    lowest = min(temperature * logit_of(t) for t, _ in cuts)
     for scan in scans:
         deposit = (scan.label == 1) & scan.counted
         box = _box_of(deposit | ((scan.logits > lowest) & scan.counted))
@@ -254,8 +244,8 @@ def lesion_counts(
         x, y, z = label.shape
         grid = Grid((x, y, z), np.diag([*scan.spacing, 1.0]))
         for row, (threshold, rule) in enumerate(cuts):
-            mask = (logits > temperature * logit_of(rule.found_from(threshold))) & counted
-            rule.clear(mask, _Probability(logits, temperature), scan.spacing, threshold)
+            mask = (logits > temperature * logit_of(threshold)) & counted
+            rule.clear(mask, _Probability(logits, temperature), scan.spacing)
             prediction, reference = find_both(mask, label, scan.spacing, protocol)
             matched = match_lesions(prediction, reference, grid, protocol)
             counts[row].append(matched.rematched(MATCHED_IOU, one_to_one=True).count())

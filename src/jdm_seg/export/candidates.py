@@ -133,7 +133,7 @@ def choose_score(
     scans: Sequence[ScanLogits],
     candidates: Sequence[Candidates],
     rule: CandidateRule,
-    by_peak: LesionRule,
+    min_peak: float,
     protocol: LesionProtocol,
 ) -> CandidateClassifier:
     """Return the classifier with the score below which dropping lesions scores best, by what calibration goes by.
@@ -143,7 +143,7 @@ def choose_score(
         scans: Not trained on.
         candidates: Of each of them.
         rule: How candidates were made.
-        by_peak: Which lesions are kept without the classifier, for comparison.
+        min_peak: What the peak of a lesion must reach without the classifier, for comparison.
         protocol: How lesions are counted.
     """
     counts: list[list[Any]] = [[] for _ in SCORES]
@@ -152,7 +152,8 @@ def choose_score(
         cuts: list[Any] = [(rule.threshold, _ScoreRule(rule, score, least)) for least in SCORES]
         for row, of_scan in zip(counts, lesion_counts([scan], protocol, rule.temperature, cuts), strict=True):
             row += of_scan
-    before = lesion_score(lesion_counts(scans, protocol, rule.temperature, [(rule.outline.threshold, by_peak)])[0])
+    peak = LesionRule(rule.outline.min_volume_mm3, min_peak)
+    before = lesion_score(lesion_counts(scans, protocol, rule.temperature, [(rule.outline.threshold, peak)])[0])
     scores = [lesion_score(of_scans) for of_scans in counts]
     best = int(np.argmax(scores))
     facts = {
@@ -172,10 +173,7 @@ class _ScoreRule:
     score: FloatArray
     least: float
 
-    def found_from(self, threshold: float) -> float:
-        return threshold
-
-    def clear(self, mask: NDArray[np.bool_], probability: Any, spacing: Spacing, _threshold: float) -> None:
+    def clear(self, mask: NDArray[np.bool_], probability: Any, spacing: Spacing) -> None:
         LesionRule(self.rule.outline.min_volume_mm3).clear(mask, probability, spacing)
         lesions = find_lesions(mask, spacing)  # in the order of the scores: largest first, ties in C order
         likely = probability[tuple(lesions.indices.T)]

@@ -62,7 +62,6 @@ def _calibration(spec: ModelSpec) -> str:
     low, high = facts["plateau"]
     threshold = (
         f"Lesion F1 {_shown(facts['lesion_f1'])} at the default threshold, as good from {low:g} to {high:g}, on {data}."
-        f"{_judged(spec)}"
     )
     before, after = facts["before"], facts["after"]
     if before is None:
@@ -73,13 +72,6 @@ def _calibration(spec: ModelSpec) -> str:
         f"temperature, Brier score {before['brier']:.3f} and {after['brier']:.3f}, on the same scans: an optimistic "
         f"figure.{note}"
     )
-
-
-def _judged(spec: ModelSpec) -> str:
-    if not spec.min_peak:
-        return ""
-    joined = f", where voxels from {spec.join_from:g} on join pieces that are judged as one" if spec.join_from else ""
-    return f" Lesions of which no voxel reaches {spec.min_peak:g} are dropped{joined}."
 
 
 def _second_stage(model: ModelFolder) -> str:

@@ -195,7 +195,6 @@ def _write_model(
         temperature=calibration.temperature,
         threshold=calibration.threshold,
         min_peak=calibration.min_peak,
-        join_from=calibration.join_from,
         calibration={**calibration.describe(), "data": sorted({scan.origin for scan in scans})},
     )
     model = ModelFolder(model.path, spec)
@@ -337,7 +336,7 @@ def _classifier_of(
     kept = [*drawn, *(scan for scan in scans if scan.origin == SYNTHETIC)]
     said = [_said(predictor, spec, scan) for scan in kept]
     candidates = [gather(one, scan.image.numpy(), rule) for one, scan in zip(said, kept, strict=True)]
-    return choose_score(classifier, said, candidates, rule, spec.rule, _protocol_of(module))
+    return choose_score(classifier, said, candidates, rule, spec.min_peak, _protocol_of(module))
 
 
 def _stamp_of(spec: ModelSpec, weights: str) -> dict[str, str]:

@@ -1,16 +1,14 @@
 """False-positive reduction on CT: is a lesion that the network found a deposit?
 
 The network looks through a window of some centimetres at 1.5 mm and answers for voxels. What tells a valve, an inlet of
-contrast medium or the end of a rib from a deposit is the whole of it: how large, how bright, what lies around it, in
-which part of the body, and in what company: sheets and nets fall into pieces, so that a faint speck beside a sure
-deposit is one more often than not, and the same speck alone hardly ever. A few of these properties and a small
-perceptron that was fitted on what the network found in scans with known deposits judge each lesion as one (a second
-stage as in nodule detection: Setio et al., LUNA16, Med Image Anal 2017).
+contrast medium or the end of a rib from a deposit is the whole of it: how large, how bright, what lies around it and in
+which part of the body. A few of these properties and a small perceptron that was fitted on what the network found in
+scans with known deposits judge each lesion as one (a second stage as in nodule detection: Setio et al., LUNA16, Med
+Image Anal 2017).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,10 +31,6 @@ _KINDS = ("air", "fat", "soft", "dense", "bone")
 _KIND_EDGES_HU = (-195.0, -30.0, 120.0, 250.0)
 _RINGS_MM = ((0.0, 3.0), (3.0, 8.0), (8.0, 25.0))
 _RIM_MM, _RIM_HU = 1.6, 150.0
-_COMPANY_MM = (5.0, 15.0, 40.0)
-"""How far from a lesion others are its company: pieces of the same one, of the same spread, of the same limb."""
-_SURE_LOGIT = math.log(0.8 / 0.2)
-_ALONE_MM = 200.0
 _PART_MM = 50.0
 """Half the edge of the cube that tells which part of the body it is."""
 _COARSE_MM = 6.0
@@ -47,16 +41,14 @@ _LOGIT_BOUND = 7.5
 """Where float16, in which probabilities are kept, ends."""
 
 FEATURES = (
-    *("peak_logit", "mean_logit", "log_mm3"),
-    *(f"likeliest_within_{reach:g}mm" for reach in _COMPANY_MM),
-    *("log_mm_to_a_sure_one", "max_hu", "mean_hu", "p10_hu", "std_hu", "elongation", "flatness"),
+    *("peak_logit", "mean_logit", "log_mm3", "max_hu", "mean_hu", "p10_hu", "std_hu", "elongation", "flatness"),
     *("bright_rim", "ring_max_hu", "contrast_hu"),
     *(f"{kind}_{low:g}_{high:g}mm" for low, high in _RINGS_MM for kind in _KINDS),
     *(f"{kind}_part" for kind in _KINDS),
 )
 """What is measured of a lesion. Rings are shares of a kind of tissue at a distance from it, the part of the body the
-shares in a cube around it. Likeliest: the peak logit of the likeliest other lesion that near."""
-_SAID = 3 + len(_COMPANY_MM) + 1
+shares in a cube around it."""
+_SAID = 3
 """Of them, those for which the image is not asked."""
 
 
@@ -340,24 +332,8 @@ def measure_candidates(
     np.maximum.at(peak, lesions.numbers, bounded)
     mean = np.bincount(lesions.numbers, bounded, lesions.count + 1)[1:] / lesions.sizes_vox
     said = np.stack([peak[1:], mean, np.log(lesions.sizes_vox * float(np.prod(spacing)))], axis=1)
-    said = np.concatenate([said, _company(lesions, peak[1:], spacing)], axis=1)
     seen = np.array([_around(part, image) for part in parts]).reshape(-1, len(FEATURES) - _SAID)
     rows: NDArray[np.float32] = np.concatenate([said, seen], axis=1).astype(np.float32)
-    return rows
-
-
-def _company(lesions: LesionVoxels, peak: FloatArray, spacing: Spacing) -> FloatArray:
-    """Return what lies near each lesion, shape (lesions, features): gaps are those between bounding boxes."""
-    parts = lesions.parts()
-    size = np.array(spacing)
-    low = np.array([part.min(axis=0) for part in parts]).reshape(-1, 3) * size
-    high = np.array([part.max(axis=0) + 1 for part in parts]).reshape(-1, 3) * size
-    rows = np.empty((len(parts), len(_COMPANY_MM) + 1))
-    for own in range(len(parts)):
-        gap = np.linalg.norm(np.maximum(0, np.maximum(low - high[own], low[own] - high)), axis=1)
-        gap[own] = np.inf
-        likeliest = [peak[gap <= reach].max(initial=-_LOGIT_BOUND) for reach in _COMPANY_MM]
-        rows[own] = [*likeliest, np.log(1 + gap[peak >= _SURE_LOGIT].min(initial=_ALONE_MM))]
     return rows
 
 

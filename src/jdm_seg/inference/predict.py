@@ -114,7 +114,7 @@ class ScanPredictor:
         self.engine, self._reason = chosen.name, chosen.reason
         self._model_sha256 = sha256_of(model.onnx)
         self._classifier: CandidateClassifier | None = None
-        self._judged_by: dict[str, Any] = {"min_peak": model.spec.min_peak, "join_from": model.spec.join_from}
+        self._judged_by: dict[str, Any] = {"min_peak": model.spec.min_peak}
         if model.candidates.is_file():
             self._classifier = CandidateClassifier.read(model.candidates)
             least = self._classifier.min_score
@@ -174,9 +174,7 @@ class ScanPredictor:
     @property
     def found_from(self) -> float:
         """The probability from which voxels make a lesion: lower than the threshold where lesions are judged."""
-        if self._classifier is None:
-            return self.model.spec.rule.found_from(self.threshold)
-        return min(self.threshold, self._classifier.threshold)
+        return self.threshold if self._classifier is None else min(self.threshold, self._classifier.threshold)
 
     @property
     def known_from(self) -> float | None:
@@ -218,7 +216,7 @@ class ScanPredictor:
         """
         spec = self.model.spec
         if self._classifier is None:
-            spec.rule.clear(mask, probability, canonical.spacing, self.threshold)
+            spec.rule.clear(mask, probability, canonical.spacing)
         else:
             outline = Outline(self.threshold, spec.min_lesion_mm3, spec.min_peak)
             grid = placement or place(canonical, spec.preprocess)
