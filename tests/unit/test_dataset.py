@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -181,3 +184,15 @@ def test_deposits_are_inserted_in_real_stir(real_data):
     assert changed.any()
     assert changed.mean() < 0.5
     assert case.image[changed].min() >= 0  # magnitudes
+
+
+def test_workers_end_with_the_process_that_is_killed(tmp_path):
+    """They hold its output open, which is at its end only when all are gone."""
+    command = [sys.executable, "-c", "from jdm_seg.cli import main; main()", "synthesize", str(tmp_path / "set")]
+    command += ["--modality", "ct", "--cases", "50", "--seed", "1", "--preset", "smoke", "--workers", "2"]
+    parent = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    while not list(tmp_path.glob("set/records/*.json")):
+        assert parent.poll() is None
+        time.sleep(0.1)
+    parent.kill()
+    parent.communicate(timeout=60)

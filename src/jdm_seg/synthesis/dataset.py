@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -136,12 +138,24 @@ def write_cases(
     jobs = [(out, plan) for plan in plans]
     if workers > 1:
         # spawn: a forked child would inherit locks of threads that do not exist in it
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        with ProcessPoolExecutor(workers, get_context("spawn"), _end_with_parent) as pool:
             for case_id in pool.map(_write_case, jobs):
                 on_case(case_id)
     else:
         for job in jobs:
             on_case(_write_case(job))
+
+
+def _end_with_parent() -> None:
+    """End a worker when the process that started it is killed: it would wait for jobs for ever, holding its memory."""
+    parent = parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def write_listing(out: Path, manifest: Manifest, modality: Modality, origin: dict[str, Any]) -> None:
