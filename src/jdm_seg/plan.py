@@ -123,7 +123,7 @@ def plan(config: TrainConfig, found: Fingerprint, memory: int) -> tuple[TrainCon
         divisor = 2 ** len(network["channels"])
     saved, weights = training_memory(network, divisor)
     budget = memory * _MEMORY_SHARE - weights
-    cpu = config.trainer.accelerator == "cpu" or not torch.cuda.is_available()
+    cpu = not on_gpu(config.trainer.accelerator)
     patch = config.data.patch_size
     batch = config.data.batch_size
     if not all(patch):
@@ -158,9 +158,14 @@ def plan(config: TrainConfig, found: Fingerprint, memory: int) -> tuple[TrainCon
     return full, {"fingerprint": asdict(found), "memory": memory_used, "chosen": chosen}
 
 
+def on_gpu(accelerator: str) -> bool:
+    """Tell whether ``trainer.accelerator`` means a GPU on this machine."""
+    return accelerator != "cpu" and torch.cuda.is_available()
+
+
 def free_memory(accelerator: str) -> int:
     """Return how many bytes training may take: of the GPU where one is used, else of this machine."""
-    if accelerator != "cpu" and torch.cuda.is_available():
+    if on_gpu(accelerator):
         return int(torch.cuda.mem_get_info()[0])
     return available_memory() or 8 * 10**9
 

@@ -34,7 +34,7 @@ from jdm_seg.inference.engines import torch_weights
 from jdm_seg.model_folder import open_model
 from jdm_seg.module import SegmentationModule
 from jdm_seg.networks import as_levels
-from jdm_seg.plan import fingerprint, free_memory, is_open, plan
+from jdm_seg.plan import fingerprint, free_memory, is_open, on_gpu, plan
 from jdm_seg.provenance import describe_run, now, sha256_of
 from jdm_seg.volume import write_text
 from jdm_seg.widening import widen
@@ -215,7 +215,7 @@ def precision_of(setting: str, accelerator: str) -> str:
     """Return Lightning's precision; ``auto`` is bf16 where the hardware computes in it, else float32."""
     if setting != "auto":
         return setting
-    if accelerator != "cpu" and torch.cuda.is_available():
+    if on_gpu(accelerator):
         return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
     return "bf16-mixed" if _cpu_has_bf16() else "32-true"
 
@@ -239,7 +239,7 @@ def _compile(network: torch.nn.Module, accelerator: str) -> None:
     if not any(shutil.which(name) for name in (os.environ.get("CXX", ""), *_COMPILERS)):
         log.warning("trainer.compile: found no C++ compiler (%s): training without", ", ".join(_COMPILERS))
         return
-    if accelerator == "cpu" or not torch.cuda.is_available():
+    if not on_gpu(accelerator):
         network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     network.compile()
 
