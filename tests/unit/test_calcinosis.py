@@ -14,6 +14,7 @@ from jdm_seg.synthesis.anatomy.host import build_host
 from jdm_seg.synthesis.anatomy.tissue import Region, Side, Tissue
 from jdm_seg.synthesis.deposits.calcinosis import PATTERNS, Deposit, Priors, render_deposits, sample_deposits
 from jdm_seg.synthesis.deposits.fields import layer_share
+from jdm_seg.synthesis.deposits.priors import OFF_BONE_MM
 from jdm_seg.synthesis.deposits.sites import JOINTS
 
 SPACING = (1.0, 1.0, 1.0)
@@ -141,9 +142,26 @@ def test_patterns_are_centred_where_they_belong(drawn):
                 assert host.tissue[at] in (Tissue.SKIN, Tissue.FAT)
             if each.pattern in ("sheet", "band"):
                 assert abs(host.muscle_mm[at]) <= 3
+                assert host.bone_mm[at] > OFF_BONE_MM
             if each.pattern == "periarticular":
                 assert host.bone_mm[at] < 9
             assert Region(host.region[at]).name == each.region
+
+
+def test_sheets_lie_on_muscle_and_not_on_bone():
+    """A leg whose bone lies in muscle, and touches the subcutis as a shin does: fascia is where muscle meets fat."""
+    x, y = np.meshgrid(np.arange(80) - 39.5, np.arange(80) - 39.5, indexing="ij")
+    r, bone = np.hypot(x, y), np.hypot(x - 14, y) < 12
+    column = np.select([r < 24, r < 34, r < 36], [Tissue.MUSCLE, Tissue.FAT, Tissue.SKIN], 0)
+    column[bone] = Tissue.CORTEX
+    host = build_host(np.repeat(column[..., None], 40, axis=2).astype(np.uint8), SPACING)
+    at = tuple(s * (n - 0.5) for s, n in zip(SPACING, (63.0, 40.0, 20.0), strict=True))  # in the fat before the shin
+    sheet = deposit(pattern="sheet", centre=at, radius=60, width=60.0, thickness=2, level=0.0, fill=1.0)
+    filled = render_deposits((sheet,), host).label == 1
+    assert filled.sum() > 500
+    assert host.bone_mm[filled].min() > OFF_BONE_MM
+    radius = np.broadcast_to(r[..., None], filled.shape)[filled]
+    assert np.abs(radius - 24).max() < 3  # none where muscle meets bone
 
 
 def test_same_seed_same_deposits_and_a_record_replays_them():

@@ -213,11 +213,11 @@ class TestInsertedDeposits:
         deposits = Calcinosis(occupancy, occupancy * 200, dominant, ())
         expected = (dominant == 2).astype(np.uint8)
         expected[7, 0, 0] = 1
-        seen = seen_on_ct(deposits.instances, inserted, before)
+        seen = seen_on_ct(deposits.label, inserted, before)
         np.testing.assert_array_equal(unclear_in_scan(deposits, tissue, seen), expected)
         # on STIR 40 in four voxels is seen over noise of 10 and not over 30
         for noise, expected in ((10.0, True), (30.0, False)):
-            seen = seen_on_stir(deposits.instances, inserted, before, 100.0, noise)
+            seen = seen_on_stir(deposits.instances, inserted, before, 100.0, noise)[deposits.instances]
             zone = unclear_in_scan(deposits, tissue, seen)
             assert zone[4, 0, 0] == (not expected)
 

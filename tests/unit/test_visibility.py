@@ -53,12 +53,26 @@ def test_each_deposit_is_judged_alone():
     after = np.where((instances == 1) | (instances == 4), 0, before).astype(np.int16)
     assert seen_on_stir(instances, after, before, 100.0, 10.0).tolist() == [False, True, False, False, True]
     hu = np.where(instances == 1, 300, np.where(instances == 2, 105, 60)).astype(np.int16)
-    assert seen_on_ct(instances, hu).tolist() == [False, True, False, False, False]
+    assert np.array_equal(seen_on_ct(instances, hu), instances == 1)
     # as bright, but it was there before
-    assert seen_on_ct(instances, hu, np.where(instances == 1, 250, 60)).tolist() == [False, False, False, False, False]
+    assert not seen_on_ct(instances, hu, np.where(instances == 1, 250, 60)).any()
+
+
+def test_a_faint_piece_of_a_bright_sheet_is_not_seen_on_ct():
+    sheet = np.zeros(SHAPE, np.uint8)
+    sheet[5:15, 5, 5:30] = 1
+    sheet[17:20, 5, 5:30] = 1  # a gap of two voxels away
+    hu = np.full(SHAPE, 40, np.int16)
+    hu[5:15][sheet[5:15] == 1] = 400
+    hu[17:20][sheet[17:20] == 1] = 90
+    bright = sheet.astype(bool)
+    bright[16:] = False
+    assert np.array_equal(seen_on_ct(sheet, hu), bright)
+    sheet[15:17, 5, 5:8] = 1  # joined it is one lesion, and seen
+    assert np.array_equal(seen_on_ct(sheet, hu), sheet == 1)
 
 
 def test_no_deposit_is_none_seen():
     nothing = np.zeros(SHAPE, np.uint16)
-    assert seen_on_ct(nothing, nothing).tolist() == [False]
+    assert not seen_on_ct(nothing, nothing).any()
     assert seen_on_stir(nothing, nothing, nothing, 100.0, 10.0).tolist() == [False]

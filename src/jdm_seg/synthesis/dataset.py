@@ -226,7 +226,7 @@ def synthetic_origin(datalist: Path) -> dict[str, Any] | None:
 def synthesize_inserted(scan: Volume, modality: Modality, priors: Priors, seed: tuple[int, ...]) -> SyntheticCase:
     """Insert deposits in a real scan.
 
-    The label is the whole truth, deposits too faint to see as well; the ignore zone says which those are.
+    The label is the whole truth, what is too faint to see as well; the ignore zone says which that is.
 
     Args:
         scan: CT in HU or STIR, canonical axes.
@@ -251,12 +251,14 @@ def synthesize_inserted(scan: Volume, modality: Modality, priors: Priors, seed: 
     drawn = {"deposits": [asdict(d) for d in calcinosis.deposits], "acquisition": asdict(acquisition)}
     image = np.clip(np.rint(image), -32768, 32767).astype(np.int16)
     instances = calcinosis.instances
+    seen = None
     if levels is None:
-        seen = seen_on_ct(instances, image, scan.array)
+        shown = seen_on_ct(instances, image, scan.array)
     else:
         seen = seen_on_stir(instances, image, scan.array, *levels)
+        shown = seen[instances]
     record = {"modality": modality, "drawn": drawn, **describe(calcinosis, spacing, host.tissue, stir, seen)}
-    ignore = unclear_in_scan(calcinosis, host.tissue, seen)
+    ignore = unclear_in_scan(calcinosis, host.tissue, shown)
     return SyntheticCase(image, calcinosis.label, instances, None, None, scan.affine, record, ignore)
 
 

@@ -40,6 +40,11 @@ _TRUNK_Z_MM = 40.0
 _STIR_SMOOTH_MM = 1.6
 _WALL_MM, _WALL_SHARE = 18.0, 0.42
 """Wall of the trunk: at least so thick, and this share of the deepest point of its slice (assumed)."""
+_UNDER_FAT_MM = 16.0
+"""In slices of the trunk what lies deeper under the subcutis is taken for inside: liver behind ribs, say. That costs
+deep parts of the muscles of back and hip (chosen on one scan that others had segmented, see the tests)."""
+_SUBCUTIS_MM = 3.0
+"""Fat narrower than twice this does not join the subcutis with fat between or under muscles."""
 
 _IN_PLANE = np.zeros((3, 3, 3), bool)
 _IN_PLANE[:, 1, 1] = _IN_PLANE[1, :, 1] = True
@@ -85,7 +90,8 @@ def _tissue_of_body(hu: NDArray[Any], body: NDArray[np.bool_], spacing: Spacing)
     wide = gas & (width > _GAP_MM)
     if wide.any():
         lung = cc3d.dust(gas, threshold=max(1, int(_LUNG_MM3 / voxel)), connectivity=6, in_place=False) > 0
-        _mark_viscera(tissue, gas, wide, lung, bone, depth, spacing)
+        subcutis = _subcutis(tissue == Tissue.FAT, depth, spacing)
+        _mark_viscera(tissue, gas, wide, lung, bone, depth, subcutis, spacing)
     dense = dense & ~_within(dense, tissue == Tissue.ORGAN)
     tissue[body & (depth <= _SKIN_MM)] = Tissue.SKIN
     tissue[gas] = Tissue.GAS
@@ -162,6 +168,17 @@ def _within(dense: NDArray[np.bool_], viscera: NDArray[np.bool_]) -> NDArray[np.
     return result
 
 
+def _subcutis(fat: NDArray[np.bool_], depth: FloatArray, spacing: Spacing) -> NDArray[np.bool_]:
+    """Return the fat of each axial slice that joins the skin by ways wider than gaps between muscles."""
+    wide = distance(fat, spacing) > _SUBCUTIS_MM
+    parts, count = ndimage.label(wide, _IN_PLANE)
+    joined = np.zeros(count + 1, bool)
+    joined[np.unique(parts[wide & (depth < _SKIN_MM + _SUBCUTIS_MM + max(spacing))])] = True
+    joined[0] = False
+    result: NDArray[np.bool_] = fat & (distance(~joined[parts], spacing) <= _SUBCUTIS_MM)
+    return result
+
+
 def _mark_viscera(
     tissue: NDArray[np.uint8],
     gas: NDArray[np.bool_],
@@ -169,6 +186,7 @@ def _mark_viscera(
     lung: NDArray[np.bool_],
     bone: NDArray[np.bool_],
     depth: FloatArray,
+    subcutis: NDArray[np.bool_],
     spacing: Spacing,
 ) -> None:
     """Mark, in slices of the trunk, what is no place for deposits: inner organs, and the rim of lung and gas."""
@@ -178,7 +196,7 @@ def _mark_viscera(
     z = np.arange(gas.shape[2])
     trunk = np.abs(z[:, None] - slices).min(axis=1) * spacing[2] <= _TRUNK_Z_MM
     wall = np.maximum(_WALL_MM, _WALL_SHARE * depth.max(axis=(0, 1)))
-    inner = (depth > wall) & trunk
+    inner = ((depth > wall) | (distance(~subcutis, spacing) > _UNDER_FAT_MM) & (depth > _UNDER_FAT_MM)) & trunk
     rim = distance(~gas, spacing) < _EDGE_MM
     if lung.any():
         # vessels in the lung, and what lies between the lungs: enclosed by air, seen from left or right

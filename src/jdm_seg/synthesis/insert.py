@@ -18,7 +18,7 @@ from threadpoolctl import ThreadpoolController
 from jdm_seg.body_mask import bounding_box
 from jdm_seg.cases import Modality
 from jdm_seg.synthesis.anatomy.host import Host, build_host
-from jdm_seg.synthesis.anatomy.tissue import Tissue
+from jdm_seg.synthesis.anatomy.tissue import Tissue, is_one_of
 from jdm_seg.synthesis.blend import (
     background_hu,
     estimate_blur,
@@ -75,8 +75,8 @@ def host_of_scan(image: NDArray[Any], spacing: Spacing, modality: Modality = "ct
         modality: ``ct`` or ``stir``.
     """
     tissue = estimate_tissue(image, spacing) if modality == "ct" else estimate_stir_tissue(image, spacing)[0]
-    # where organs begin is no surface of a muscle: sheets would follow the border of a guess
-    whole = np.where(tissue == Tissue.ORGAN, Tissue.MUSCLE, tissue).astype(np.uint8)
+    # where organs begin is no surface of a muscle, nor what is dense within: sheets would follow the border of a guess
+    whole = np.where(is_one_of(tissue, (Tissue.ORGAN, Tissue.DENSE)), Tissue.MUSCLE, tissue).astype(np.uint8)
     # nor is the border of what was scanned the skin
     view = bounding_box(image) if modality == "stir" else (slice(None),) * 3
     part = build_host(np.ascontiguousarray(whole[view]), spacing)
@@ -186,7 +186,7 @@ class InsertCalcinosisd(MapTransform, Randomizable):  # type: ignore[misc]
                 calcinosis = render_deposits(sample_deposits(host, rng, self.priors), host)
                 path = float(rng.uniform(10, 30))
                 inserted = insert_ct(image, calcinosis, host, acquisition, background=background, path_cm=path)
-                _write_label(label, calcinosis, seen_on_ct(calcinosis.instances, inserted, image))
+                _write_label(label, calcinosis, seen_on_ct(calcinosis.label, inserted, image))
                 image = inserted
         sample[self.keys[0]] = torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))[None]
         sample["label"] = torch.from_numpy(label)[None]
@@ -203,7 +203,8 @@ class InsertCalcinosisd(MapTransform, Randomizable):  # type: ignore[misc]
         calcinosis = render_deposits(sample_deposits(host, rng, self.priors), host)
         acquisition = sample_stir(rng, calcinosis.deposits, float(rng.uniform(3, 30)))
         inserted = insert_stir(image, calcinosis, host, acquisition, levels, rng)
-        _write_label(label, calcinosis, seen_on_stir(calcinosis.instances, inserted, image, *levels))
+        instances = calcinosis.instances
+        _write_label(label, calcinosis, seen_on_stir(instances, inserted, image, *levels)[instances])
         return inserted
 
     def _insert_lookalikes(
@@ -236,22 +237,21 @@ def _blas() -> ThreadpoolController:
 
 
 def _write_label(label: NDArray[np.uint8], calcinosis: Calcinosis, seen: NDArray[np.bool_]) -> None:
-    """Write 1 at deposits that can be seen, and :data:`IGNORE` at the others."""
-    instances = calcinosis.instances
-    where = np.nonzero(instances)
-    label[where] = np.where(seen[instances[where]], 1, IGNORE)
+    """Write 1 where deposits can be seen, and :data:`IGNORE` at the others."""
+    where = np.nonzero(calcinosis.label)
+    label[where] = np.where(seen[where], 1, IGNORE)
 
 
 def unclear_in_scan(calcinosis: Calcinosis, tissue: NDArray[np.uint8], seen: NDArray[np.bool_]) -> NDArray[np.uint8]:
     """Mark what neither teaches nor counts in a scan with deposits inserted.
 
-    That is: what was dense already, for nobody knows what it is, and deposits too faint to see. A deposit that can be
-    seen is never marked.
+    That is: what was dense already, for nobody knows what it is, and deposits too faint to see. What can be seen of a
+    deposit is never marked.
 
     Args:
         calcinosis: What was inserted, shape (X, Y, Z).
         tissue: :class:`Tissue` codes of the scan.
-        seen: Which deposits can be seen, by number, see :mod:`~jdm_seg.synthesis.visibility`.
+        seen: Voxels of deposits that can be seen, (X, Y, Z), see :mod:`~jdm_seg.synthesis.visibility`.
 
     Returns:
         Mask, uint8 {0, 1}, shape (X, Y, Z).

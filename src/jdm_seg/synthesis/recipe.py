@@ -215,12 +215,13 @@ def _scan(recipe: Recipe, rendered: RenderedScene) -> SyntheticCase:
     if recipe.ct is not None:
         calcium, occupancy = (calcinosis.calcium, calcinosis.occupancy) if recipe.deposits else (None, None)
         image = acquire_ct(tissue, calcium, occupancy, recipe.ct, rng, split_z=rendered.split)
-        seen = seen_on_ct(instances, image)
+        shown, seen = seen_on_ct(instances, image), None
     elif recipe.stir is not None:
         stir, split = recipe.stir, rendered.split
         image, oedema = acquire_stir(tissue, calcinosis, stir, rng, split=split)
         before, _ = acquire_stir(tissue, None, stir, np.random.default_rng(recipe.seed), split=split)
         seen = seen_on_stir(instances, image, before, stir.readout.scale, stir.readout.scale / stir.readout.snr)
+        shown = seen[instances]
     else:
         raise ValueError("expected an acquisition of CT or STIR, but found neither")
     affine = np.diag([*recipe.spacing, 1.0])
@@ -230,7 +231,7 @@ def _scan(recipe: Recipe, rendered: RenderedScene) -> SyntheticCase:
         "recipe": asdict(recipe),
         **describe(calcinosis, recipe.spacing, anatomy, recipe.stir, seen),
     }
-    faint = ((instances > 0) & ~seen[instances]).view(np.uint8)
+    faint = ((instances > 0) & ~shown).view(np.uint8)
     label = calcinosis.label
     return SyntheticCase(image, label, instances, anatomy, oedema, affine, record, faint=faint if faint.any() else None)
 

@@ -1,12 +1,14 @@
 """Which deposits a reader could see. The others are part of the truth, but teach nothing.
 
-Teaching a network that a faint grey streak is calcium teaches it to see calcium in every tendon.
+Teaching a network that a faint grey streak is calcium teaches it to see calcium in every tendon. On CT every piece of
+the label is judged by itself, as it is counted: a sheet that is bright in places is not for that seen everywhere.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import cc3d
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -21,25 +23,26 @@ _LEAST_OF_MUSCLE = 0.25
 """On STIR: septa, vessels and oedema change the signal by as much of muscle's from place to place (assumed)."""
 
 
-def seen_on_ct(
-    instances: NDArray[np.uint16], image: NDArray[Any], before: NDArray[Any] | None = None
-) -> NDArray[np.bool_]:
-    """Tell which deposits are brighter than soft tissue, and than the scan without them where that is at hand.
+def seen_on_ct(label: NDArray[Any], image: NDArray[Any], before: NDArray[Any] | None = None) -> NDArray[np.bool_]:
+    """Tell which pieces of a label are brighter than soft tissue, and than the scan without them if that is at hand.
 
     Args:
-        instances: Number of the deposit at every labelled voxel, 0 elsewhere, (X, Y, Z).
+        label: Not 0 at deposits, (X, Y, Z); pieces are what 26 neighbours join.
         image: HU, (X, Y, Z).
         before: The same scan without deposits.
 
     Returns:
-        By number, up to the largest; entry 0 is no deposit and False.
+        The voxels of these pieces, (X, Y, Z).
     """
-    where = np.nonzero(instances)
-    number = instances[where]
+    pieces = cc3d.connected_components(label != 0, connectivity=26, binary_image=True)
+    where = np.nonzero(pieces)
+    number = pieces[where]
     seen: NDArray[np.bool_] = _means(number, image[where]) >= _VISIBLE_HU
     if before is not None:
         seen &= _means(number, image[where].astype(np.float64) - before[where]) >= _VISIBLE_CHANGE_HU
-    return seen
+    shown = np.zeros(label.shape, bool)
+    shown[where] = seen[number]
+    return shown
 
 
 def seen_on_stir(
@@ -73,7 +76,7 @@ def seen_on_stir(
     return seen
 
 
-def _means(number: NDArray[np.uint16], values: NDArray[Any]) -> NDArray[np.float64]:
+def _means(number: NDArray[np.unsignedinteger[Any]], values: NDArray[Any]) -> NDArray[np.float64]:
     """Return the mean value of each number, 0 where there is none."""
     voxels = np.bincount(number, minlength=1)
     means: NDArray[np.float64] = np.bincount(number, weights=values, minlength=1) / np.maximum(voxels, 1)

@@ -22,7 +22,8 @@ class Host:
         tissue: :class:`~jdm_seg.synthesis.anatomy.tissue.Tissue` codes.
         spacing: Voxel size in mm.
         depth_mm: Distance to the air around the body, 0 outside.
-        muscle_mm: Signed distance to the surface of the nearest muscle compartment, negative inside.
+        muscle_mm: Signed distance to the surface of the nearest muscle compartment, negative inside; bone in a
+            compartment has no surface of its own, for no fascia lies there.
         bone_mm: Distance to bone, 0 inside; None where nobody measured it.
         region: :class:`~jdm_seg.synthesis.anatomy.tissue.Region` codes; None where unknown.
         side: :class:`~jdm_seg.synthesis.anatomy.tissue.Side` codes; None where unknown.
@@ -47,12 +48,13 @@ class Host:
 def build_host(tissue: NDArray[np.uint8], spacing: Spacing) -> Host:
     """Measure the distances that deposits are placed by, from tissue codes of shape (X, Y, Z)."""
     inside = ~np.isin(tissue, OUTSIDE)
-    muscle = (tissue == Tissue.MUSCLE) | (tissue == Tissue.BLOOD) | (tissue == Tissue.TENDON)
+    bone = np.isin(tissue, BONE)
+    muscle = bone | np.isin(tissue, (Tissue.MUSCLE, Tissue.BLOOD, Tissue.TENDON))
     outside, within = distance(~muscle, spacing), distance(muscle, spacing)
     # distances run to the centre of the next voxel of the other class; its surface lies half a voxel before
     half = np.float32(0.5 * min(spacing))
     signed = np.where(muscle, half - within, outside - half).astype(np.float32)
-    return Host(tissue, spacing, distance(inside, spacing), signed, bone_mm=distance(~np.isin(tissue, BONE), spacing))
+    return Host(tissue, spacing, distance(inside, spacing), signed, bone_mm=distance(~bone, spacing))
 
 
 def distance(mask: NDArray[np.bool_], spacing: Spacing) -> FloatArray:

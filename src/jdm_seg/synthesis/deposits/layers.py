@@ -24,7 +24,7 @@ from jdm_seg.synthesis.deposits.fields import (
     sub_voxel_values,
 )
 from jdm_seg.synthesis.deposits.forms import Filled, calcium_inside, mineral_share
-from jdm_seg.synthesis.deposits.priors import Deposit
+from jdm_seg.synthesis.deposits.priors import OFF_BONE_MM, Deposit
 
 FloatArray = NDArray[np.float32]
 
@@ -77,7 +77,10 @@ def fill_layer(deposit: Deposit, host: Host) -> Filled | None:
     values = host.depth_mm if deposit.pattern == "plaque" else host.muscle_mm
     away = np.abs(values[box] - np.float32(deposit.level))
     reach = 0.75 * deposit.thickness + 0.5 * float(np.linalg.norm(host.spacing))
-    near = _near(deposit, host, away, box, away < reach)
+    keep = away < reach
+    if deposit.pattern != "plaque" and host.bone_mm is not None:
+        keep &= host.bone_mm[box] > OFF_BONE_MM
+    near = _near(deposit, host, away, box, keep)
     if near is None:
         return None
     axes = axes_of(box, host.spacing)

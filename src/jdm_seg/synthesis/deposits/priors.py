@@ -17,6 +17,8 @@ from jdm_seg.volume import Spacing
 PATTERNS = ("nodule", "plaque", "sheet", "tumoral", "net", "periarticular", "band")
 SOLID_MG = 3160.0
 """Pure hydroxyapatite in mg/cm³: no deposit holds more."""
+OFF_BONE_MM = 2.0
+"""A fascia lies on muscle; a sheet nearer to bone would be periosteum, which nobody could tell from the bone itself."""
 
 
 def _sites() -> dict[str, float]:

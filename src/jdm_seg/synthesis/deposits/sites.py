@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from jdm_seg.synthesis.anatomy.host import Host
 from jdm_seg.synthesis.anatomy.tissue import Region, Side, Tissue, is_one_of, is_soft
+from jdm_seg.synthesis.deposits.priors import OFF_BONE_MM
 from jdm_seg.volume import Spacing
 
 FloatArray = NDArray[np.float32]
@@ -85,7 +86,7 @@ def fits(pool: Pool, pattern: str, spacing: Spacing, deep: bool = False) -> NDAr
     if pattern == "plaque":
         return pool.fatty & (depth > 1) & (depth < 5)
     if pattern in ("sheet", "band"):
-        return (np.abs(muscle) <= max(1.0, min(spacing))) & (depth > 2)
+        return (np.abs(muscle) <= max(1.0, min(spacing))) & (depth > 2) & (pool.bone_mm > OFF_BONE_MM)
     if pattern == "net":
         return pool.fatty & (depth > 1.5) & (muscle > 0.5)
     if pattern == "periarticular":
