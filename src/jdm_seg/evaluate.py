@@ -18,7 +18,7 @@ from jdm_seg.cases import DATALIST, read_strata, read_subjects
 from jdm_seg.components import LesionVoxels
 from jdm_seg.errors import CaseNotFoundError, InputError, reason_of
 from jdm_seg.lesions import read_mask
-from jdm_seg.metrics.attributes import lesion_attributes, read_instances, read_rows
+from jdm_seg.metrics.attributes import lesion_attributes, read_faint, read_instances, read_rows
 from jdm_seg.metrics.protocol import LesionProtocol
 from jdm_seg.scoring import FIGURES, LESION_COLUMNS, CaseScore, Describe, failed_case, score_case
 from jdm_seg.summary import (
@@ -303,12 +303,13 @@ def _root_of(reference: Path) -> Path:
 
 def _describer(attributes: Path | None, references: Path, case_id: str, reference: Volume) -> Describe | None:
     rows = read_rows(attributes, case_id) if attributes is not None else []
-    if not rows:
+    faint = read_faint(references, case_id, reference.grid)
+    if not rows and faint is None:
         return None
-    instances = read_instances(references, case_id, reference.grid)
+    instances = read_instances(references, case_id, reference.grid) if rows else None
 
     def describe(lesions: LesionVoxels) -> list[dict[str, str]]:
-        return lesion_attributes(lesions, reference.grid, rows, instances)
+        return lesion_attributes(lesions, reference.grid, rows, instances, faint)
 
     return describe
 

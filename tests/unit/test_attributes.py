@@ -7,7 +7,7 @@ import pytest
 
 from jdm_seg.components import LesionVoxels
 from jdm_seg.errors import InputError
-from jdm_seg.metrics.attributes import lesion_attributes, read_instances, read_rows
+from jdm_seg.metrics.attributes import lesion_attributes, read_faint, read_instances, read_rows
 from jdm_seg.volume import Grid, Volume, write_volume
 
 GRID = Grid((20, 4, 4), np.array([[2.0, 0, 0, -10], [0, 1, 0, 5], [0, 0, 1, 7], [0, 0, 0, 1]]))
@@ -70,6 +70,27 @@ class TestInstances:
         assert read_instances(tmp_path / "labels", "b", GRID) is None
         with pytest.raises(InputError, match=r"a.nii.gz: expected instances on the reference's grid"):
             read_instances(tmp_path / "labels", "a", GRID)
+
+
+class TestContrast:
+    def test_most_of_a_lesion_decides(self):
+        faint = np.zeros(GRID.shape, np.uint8)
+        faint[0:2, 1, 1], faint[8:10, 1, 1], faint[15] = 1, 1, 1  # half of the first, all of the second
+        contrast = [{"contrast": "seen"}, {"contrast": "none"}, {"contrast": "seen"}]
+        assert lesion_attributes(three(), GRID, [], faint=faint) == contrast
+        rows = [{"pattern": "sheet", "centre": [1, 1.5, 1.5], "contrast": "said elsewhere"}]
+        described = lesion_attributes(three(), GRID, rows, faint=faint)
+        assert described[0] == {"pattern": "sheet", "contrast": "seen"}
+        assert described[1] == {"pattern": "unknown", "contrast": "none"}
+
+    def test_read(self, tmp_path):
+        assert read_faint(tmp_path / "labels", "a", GRID) is None
+        mask = np.ones(GRID.shape, np.uint8)
+        write_volume(tmp_path / "faint" / "a.nii.gz", mask, Volume(mask, GRID.affine))
+        assert read_faint(tmp_path / "labels", "a", GRID).all()
+        assert not read_faint(tmp_path / "labels", "b", GRID).any()  # all of that case can be seen
+        with pytest.raises(InputError, match=r"a.nii.gz: expected faint on the reference's grid"):
+            read_faint(tmp_path / "labels", "a", Grid((2, 3, 4), np.eye(4)))
 
 
 class TestFiles:

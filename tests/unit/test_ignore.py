@@ -217,7 +217,7 @@ class TestInsertedDeposits:
         np.testing.assert_array_equal(unclear_in_scan(deposits, tissue, seen), expected)
         # on STIR 40 in four voxels is seen over noise of 10 and not over 30
         for noise, expected in ((10.0, True), (30.0, False)):
-            seen = seen_on_stir(deposits.instances, inserted, before, 100.0, noise)[deposits.instances]
+            seen = seen_on_stir(deposits.label, inserted, before, 100.0, noise, (1.0, 1.0, 5.0))
             zone = unclear_in_scan(deposits, tissue, seen)
             assert zone[4, 0, 0] == (not expected)
 

@@ -6,6 +6,7 @@ import pytest
 from jdm_seg.synthesis.visibility import seen_on_ct, seen_on_stir
 
 SHAPE = (40, 12, 40)
+SPACING = (1.5, 5.0, 1.5)
 
 
 def box(side):
@@ -32,7 +33,7 @@ def test_contrast_times_the_root_of_the_size_over_noise(side, change, noise, exp
     instances = box(side)
     before = np.full(SHAPE, 120, np.int16)
     after = np.where(instances, before + change, before).astype(np.int16)
-    assert seen_on_stir(instances, after, before, 100.0, noise).tolist() == [False, expected]
+    assert np.array_equal(seen_on_stir(instances, after, before, 100.0, noise, SPACING), (instances == 1) & expected)
 
 
 def test_a_rim_shows_a_void_that_fat_hides():
@@ -41,17 +42,29 @@ def test_a_rim_shows_a_void_that_fat_hides():
     after = before.copy()
     after[8:18, 5:7, 8:18] = 200
     after[instances == 1] = 10
-    assert seen_on_stir(instances, after, before, 100.0, 10.0).tolist() == [False, True]
-    assert seen_on_stir(instances, before, before, 100.0, 10.0).tolist() == [False, False]
+    assert np.array_equal(seen_on_stir(instances, after, before, 100.0, 10.0, SPACING), instances == 1)
+    assert not seen_on_stir(instances, before, before, 100.0, 10.0, SPACING).any()
 
 
-def test_each_deposit_is_judged_alone():
+def test_a_void_flush_with_fat_passes_for_fat():
+    """The same void in muscle, in the middle and at its border with suppressed fat."""
+    instances = np.zeros(SHAPE, np.uint16)
+    before = np.full(SHAPE, 100, np.int16)
+    before[20:] = 5
+    instances[8:13, 5, 4:34] = 1
+    instances[17:20, 7, 4:34] = 2
+    after = np.where(instances, 0, before).astype(np.int16)
+    assert np.array_equal(seen_on_stir(instances, after, before, 100.0, 5.0, SPACING), instances == 1)
+
+
+def test_each_piece_is_judged_alone():
     instances = box(8)
     instances[30:33, 3, 30:33] = 2
     instances[30:33, 8, 30:33] = 4
     before = np.full(SHAPE, 100, np.int16)
     after = np.where((instances == 1) | (instances == 4), 0, before).astype(np.int16)
-    assert seen_on_stir(instances, after, before, 100.0, 10.0).tolist() == [False, True, False, False, True]
+    seen = seen_on_stir(instances, after, before, 100.0, 10.0, SPACING)
+    assert np.array_equal(seen, (instances == 1) | (instances == 4))
     hu = np.where(instances == 1, 300, np.where(instances == 2, 105, 60)).astype(np.int16)
     assert np.array_equal(seen_on_ct(instances, hu), instances == 1)
     # as bright, but it was there before
@@ -75,4 +88,4 @@ def test_a_faint_piece_of_a_bright_sheet_is_not_seen_on_ct():
 def test_no_deposit_is_none_seen():
     nothing = np.zeros(SHAPE, np.uint16)
     assert not seen_on_ct(nothing, nothing).any()
-    assert seen_on_stir(nothing, nothing, nothing, 100.0, 10.0).tolist() == [False]
+    assert not seen_on_stir(nothing, nothing, nothing, 100.0, 10.0, SPACING).any()

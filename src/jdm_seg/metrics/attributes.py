@@ -9,6 +9,9 @@ is an attribute. A row says which lesion it describes by one of
 - ``centroid_x_mm``, ``centroid_y_mm``, ``centroid_z_mm``: a point in RAS mm, as in ``lesions.csv``;
 - ``centre``: a point in mm along the reference's axes, from the corner of its first voxel, as in the records.
 
+Where a folder ``faint/`` lies beside the references, as in sets of ``jdm-seg synthesize``, each lesion has the
+attribute ``contrast`` as well: ``none`` where that mask covers more than half of it, else ``seen``.
+
 Points belong to the lesion with the nearest voxel, up to :data:`NEAR_MM` away, or the row's ``radius``.
 """
 
@@ -65,7 +68,11 @@ def read_rows(folder: Path, case_id: str) -> list[Row]:
 
 
 def lesion_attributes(
-    reference: LesionVoxels, grid: Grid, rows: list[Row], instances: NDArray[Any] | None = None
+    reference: LesionVoxels,
+    grid: Grid,
+    rows: list[Row],
+    instances: NDArray[Any] | None = None,
+    faint: NDArray[Any] | None = None,
 ) -> list[dict[str, str]]:
     """Give each reference lesion the attributes of the row that describes most of it.
 
@@ -74,6 +81,7 @@ def lesion_attributes(
         grid: Where they lie.
         rows: Of this case, see :func:`read_rows`.
         instances: Numbered voxels on the same grid, if there are any; points are not looked at then.
+        faint: What nobody can see, on the same grid, if that is known.
 
     Returns:
         One dictionary per lesion with the same keys each; a lesion that no row describes has ``unknown`` throughout.
@@ -81,13 +89,22 @@ def lesion_attributes(
     """
     keys = sorted({key for row in rows for key, value in row.items() if isinstance(value, str)} - set(_NOT_ATTRIBUTES))
     if not keys:
-        return [{} for _ in range(reference.count)]
+        return _contrast(reference, faint)
     chosen = _by_point(reference, grid, rows) if instances is None else _by_instance(reference, rows, instances)
     described: list[dict[str, str]] = [dict.fromkeys(keys, UNKNOWN) for _ in range(reference.count)]
     for lesion, place in chosen.items():
         values = {key: rows[place].get(key) for key in keys}
         described[lesion - 1] |= {key: value for key, value in values.items() if isinstance(value, str) and value}
-    return described
+    return [row | contrast for row, contrast in zip(described, _contrast(reference, faint), strict=True)]
+
+
+def _contrast(reference: LesionVoxels, faint: NDArray[Any] | None) -> list[dict[str, str]]:
+    if faint is None:
+        return [{} for _ in range(reference.count)]
+    hidden = faint[tuple(reference.indices.T)] > 0
+    size = np.bincount(reference.numbers, minlength=reference.count + 1)[1:]
+    covered = np.bincount(reference.numbers[hidden], minlength=reference.count + 1)[1:]
+    return [{"contrast": "none" if more else "seen"} for more in (covered > 0.5 * size).tolist()]
 
 
 def read_instances(references: Path, case_id: str, grid: Grid) -> NDArray[Any] | None:
@@ -96,13 +113,31 @@ def read_instances(references: Path, case_id: str, grid: Grid) -> NDArray[Any] |
     Raises:
         InputError: If it lies on another grid.
     """
-    path = references.parent / "instances" / f"{case_id}.nii.gz"
+    return _read_beside(references, "instances", case_id, grid)
+
+
+def read_faint(references: Path, case_id: str, grid: Grid) -> NDArray[Any] | None:
+    """Return what nobody can see of the truth, canonical, shape (X, Y, Z); None without a folder ``faint/``.
+
+    In such a folder a case without a file has nothing that cannot be seen.
+
+    Raises:
+        InputError: If it lies on another grid.
+    """
+    if not (references.parent / "faint").is_dir():
+        return None
+    mask = _read_beside(references, "faint", case_id, grid)
+    return np.zeros(grid.shape, np.uint8) if mask is None else mask
+
+
+def _read_beside(references: Path, folder: str, case_id: str, grid: Grid) -> NDArray[Any] | None:
+    path = references.parent / folder / f"{case_id}.nii.gz"
     if not path.is_file():
         return None
     volume = read_volume(path).to_canonical()
     if not volume.grid.matches(grid):
         raise InputError(
-            path, expected="instances on the reference's grid", found="another grid", remedy="export both from one scan"
+            path, expected=f"{folder} on the reference's grid", found="another grid", remedy="export both from one scan"
         )
     return volume.array
 

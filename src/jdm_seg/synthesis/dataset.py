@@ -250,16 +250,13 @@ def synthesize_inserted(scan: Volume, modality: Modality, priors: Priors, seed: 
     stir = acquisition if isinstance(acquisition, StirAcquisition) else None
     drawn = {"deposits": [asdict(d) for d in calcinosis.deposits], "acquisition": asdict(acquisition)}
     image = np.clip(np.rint(image), -32768, 32767).astype(np.int16)
-    instances = calcinosis.instances
-    seen = None
     if levels is None:
-        shown = seen_on_ct(instances, image, scan.array)
+        seen = seen_on_ct(calcinosis.label, image, scan.array)
     else:
-        seen = seen_on_stir(instances, image, scan.array, *levels)
-        shown = seen[instances]
-    record = {"modality": modality, "drawn": drawn, **describe(calcinosis, spacing, host.tissue, stir, seen)}
-    ignore = unclear_in_scan(calcinosis, host.tissue, shown)
-    return SyntheticCase(image, calcinosis.label, instances, None, None, scan.affine, record, ignore)
+        seen = seen_on_stir(calcinosis.label, image, scan.array, *levels, spacing)
+    record = {"modality": modality, "drawn": drawn, **describe(calcinosis, spacing, host.tissue, stir)}
+    ignore = unclear_in_scan(calcinosis, host.tissue, seen)
+    return SyntheticCase(image, calcinosis.label, calcinosis.instances, None, None, scan.affine, record, ignore)
 
 
 def _by_split(members: list[Case], validation: float, testing: float) -> Manifest:

@@ -203,8 +203,7 @@ class InsertCalcinosisd(MapTransform, Randomizable):  # type: ignore[misc]
         calcinosis = render_deposits(sample_deposits(host, rng, self.priors), host)
         acquisition = sample_stir(rng, calcinosis.deposits, float(rng.uniform(3, 30)))
         inserted = insert_stir(image, calcinosis, host, acquisition, levels, rng)
-        instances = calcinosis.instances
-        _write_label(label, calcinosis, seen_on_stir(instances, inserted, image, *levels)[instances])
+        _write_label(label, calcinosis, seen_on_stir(calcinosis.label, inserted, image, *levels, self.spacing))
         return inserted
 
     def _insert_lookalikes(

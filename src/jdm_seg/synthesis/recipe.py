@@ -215,13 +215,13 @@ def _scan(recipe: Recipe, rendered: RenderedScene) -> SyntheticCase:
     if recipe.ct is not None:
         calcium, occupancy = (calcinosis.calcium, calcinosis.occupancy) if recipe.deposits else (None, None)
         image = acquire_ct(tissue, calcium, occupancy, recipe.ct, rng, split_z=rendered.split)
-        shown, seen = seen_on_ct(instances, image), None
+        seen = seen_on_ct(calcinosis.label, image)
     elif recipe.stir is not None:
         stir, split = recipe.stir, rendered.split
         image, oedema = acquire_stir(tissue, calcinosis, stir, rng, split=split)
         before, _ = acquire_stir(tissue, None, stir, np.random.default_rng(recipe.seed), split=split)
-        seen = seen_on_stir(instances, image, before, stir.readout.scale, stir.readout.scale / stir.readout.snr)
-        shown = seen[instances]
+        levels = (stir.readout.scale, stir.readout.scale / stir.readout.snr)
+        seen = seen_on_stir(calcinosis.label, image, before, *levels, recipe.spacing)
     else:
         raise ValueError("expected an acquisition of CT or STIR, but found neither")
     affine = np.diag([*recipe.spacing, 1.0])
@@ -229,9 +229,9 @@ def _scan(recipe: Recipe, rendered: RenderedScene) -> SyntheticCase:
     record = {
         "modality": recipe.modality,
         "recipe": asdict(recipe),
-        **describe(calcinosis, recipe.spacing, anatomy, recipe.stir, seen),
+        **describe(calcinosis, recipe.spacing, anatomy, recipe.stir),
     }
-    faint = ((instances > 0) & ~shown).view(np.uint8)
+    faint = ((instances > 0) & ~seen).view(np.uint8)
     label = calcinosis.label
     return SyntheticCase(image, label, instances, anatomy, oedema, affine, record, faint=faint if faint.any() else None)
 
@@ -254,7 +254,6 @@ def describe(
     spacing: Spacing,
     anatomy: NDArray[np.uint8],
     stir: StirAcquisition | None = None,
-    seen: NDArray[np.bool_] | None = None,
 ) -> dict[str, Any]:
     """Return what a record says of its truth: the label rule, and one row a deposit with what became of it.
 
@@ -262,8 +261,7 @@ def describe(
         calcinosis: Rendered deposits.
         spacing: Voxel size in mm.
         anatomy: Tissue codes, shape (X, Y, Z).
-        stir: With it and ``seen``, a row also says how its deposit shows and whether it has contrast.
-        seen: Which deposits can be told from what is around them, by number.
+        stir: With it a row also says how its deposit shows.
     """
     instances = calcinosis.instances
     where = np.flatnonzero(instances)
@@ -284,9 +282,7 @@ def describe(
         }
         for number, deposit in enumerate(calcinosis.deposits, start=1)
     ]
-    if stir is not None and seen is not None:
-        known = np.pad(seen, (0, max(0, len(rows) + 1 - len(seen))))[1:]
-        for row, phenotype, shows in zip(rows, stir.phenotypes, known.tolist(), strict=True):
+    if stir is not None:
+        for row, phenotype in zip(rows, stir.phenotypes, strict=True):
             row["phenotype"] = phenotype
-            row["contrast"] = "seen" if shows else "none"
     return {"label_rule": LABEL_RULE, "spacing": spacing, "deposits": rows}

@@ -1,7 +1,7 @@
 """Which deposits a reader could see. The others are part of the truth, but teach nothing.
 
-Teaching a network that a faint grey streak is calcium teaches it to see calcium in every tendon. On CT every piece of
-the label is judged by itself, as it is counted: a sheet that is bright in places is not for that seen everywhere.
+Teaching a network that a faint grey streak is calcium teaches it to see calcium in every tendon. Every piece of the
+label is judged by itself, as it is counted: a sheet that shows in places is not for that seen everywhere.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from jdm_seg.volume import Spacing
+
 _VISIBLE_HU = 110.0
 """A deposit that reads less on average is as grey as muscle, vessels and tendons in fat."""
 _VISIBLE_CHANGE_HU = 80.0
@@ -21,6 +23,9 @@ _ROSE = 5.0
 """Signal-to-noise ratio that an object needs over its whole area to be told from noise."""
 _LEAST_OF_MUSCLE = 0.25
 """On STIR: septa, vessels and oedema change the signal by as much of muscle's from place to place (assumed)."""
+
+_ALL_AROUND = 0.6
+"""Share of what lies around a piece that it differs from: one that borders on fat with half of it passes for fat."""
 
 
 def seen_on_ct(label: NDArray[Any], image: NDArray[Any], before: NDArray[Any] | None = None) -> NDArray[np.bool_]:
@@ -40,40 +45,63 @@ def seen_on_ct(label: NDArray[Any], image: NDArray[Any], before: NDArray[Any] | 
     seen: NDArray[np.bool_] = _means(number, image[where]) >= _VISIBLE_HU
     if before is not None:
         seen &= _means(number, image[where].astype(np.float64) - before[where]) >= _VISIBLE_CHANGE_HU
-    shown = np.zeros(label.shape, bool)
-    shown[where] = seen[number]
-    return shown
+    return _shown(pieces, seen)
 
 
 def seen_on_stir(
-    instances: NDArray[np.uint16], image: NDArray[Any], before: NDArray[Any], muscle: float, noise: float
+    label: NDArray[Any], image: NDArray[Any], before: NDArray[Any], muscle: float, noise: float, spacing: Spacing
 ) -> NDArray[np.bool_]:
-    """Tell which deposits change the scan, inside or at their rim, beyond its noise and what muscle varies by itself.
+    """Tell which pieces of a label change the scan beyond its noise, and differ from what lies around them.
 
-    A void in muscle does, one in suppressed fat or along a dark septum does not, nor does a speck in a noisy scan.
+    A void in muscle does, one in suppressed fat or flush with it does not, nor does a speck in a noisy scan. A rim of
+    fluid shows a void that fat would hide.
 
     Args:
-        instances: Number of the deposit at every labelled voxel, 0 elsewhere, (X, Y, Z).
+        label: Not 0 at deposits, (X, Y, Z); pieces are what 26 neighbours join.
         image: Magnitudes in the scanner's units, (X, Y, Z).
         before: The same scan, with the same noise, without deposits.
         muscle: Signal of muscle in these units.
         noise: Standard deviation of the noise in these units.
+        spacing: Voxel size in mm; what lies around is looked at in the plane of the finer two.
 
     Returns:
-        By number, up to the largest; entry 0 is no deposit and False.
+        The voxels of these pieces, (X, Y, Z).
 
     Source: Rose, J. Opt. Soc. Am. 38, 196 (1948): detection needs contrast / noise * sqrt(area) of about 5.
     """
-    seen = np.zeros(int(instances.max(initial=0)) + 1, bool)
-    rim = np.where(instances == 0, ndimage.maximum_filter(instances, 3), 0)
-    for part in (instances, rim):
+    pieces = cc3d.connected_components(label != 0, connectivity=26, binary_image=True)
+    inside = np.nonzero(pieces)
+    least = _LEAST_OF_MUSCLE * muscle
+    level = _means(pieces[inside], image[inside])
+    changed, apart = np.zeros((2, len(level)), bool)
+    plane = [1 if axis == int(np.argmax(spacing)) else 2 for axis in range(3)]
+    near = pieces
+    for reach in (1, 2):
+        wide = ndimage.maximum_filter(pieces, [2 * reach + 1 if step == 2 else 1 for step in plane])
+        ring = np.nonzero((wide > 0) & (near == 0))
+        differs = np.abs(image[ring] - level[wide[ring]]) >= least
+        apart |= _pad(_means(wide[ring], differs), len(level)) >= _ALL_AROUND
+        near = wide
+    rim = np.where(pieces == 0, ndimage.maximum_filter(pieces, 3), 0)
+    for part in (pieces, rim):
         where = np.nonzero(part)
         number = part[where]
         change = _means(number, np.abs(image[where].astype(np.float64) - before[where]))
         voxels = np.bincount(number, minlength=len(change))
-        found = (change * np.sqrt(voxels) >= _ROSE * noise) & (change >= _LEAST_OF_MUSCLE * muscle) & (voxels > 0)
-        seen[: len(found)] |= found
-    return seen
+        found = (change * np.sqrt(voxels) >= _ROSE * noise) & (change >= least) & (voxels > 0)
+        changed |= _pad(found, len(level)) > 0
+    return _shown(pieces, changed & apart)
+
+
+def _shown(pieces: NDArray[np.unsignedinteger[Any]], seen: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    where = np.nonzero(pieces)
+    shown = np.zeros(pieces.shape, bool)
+    shown[where] = seen[pieces[where]]
+    return shown
+
+
+def _pad(values: NDArray[Any], length: int) -> NDArray[Any]:
+    return np.pad(values, (0, length - len(values)))
 
 
 def _means(number: NDArray[np.unsignedinteger[Any]], values: NDArray[Any]) -> NDArray[np.float64]:
