@@ -121,7 +121,9 @@ def test_bytes_do_not_depend_on_workers_or_on_an_interruption(tmp_path):
     files = sorted(p.relative_to(tmp_path / "one") for p in (tmp_path / "one").rglob("*") if p.is_file())
     folders = {file.parts[0] for file in files if len(file.parts) > 1}
     assert folders == {"images", "labels", "instances", "anatomy", "faint", "records"}
-    assert len(files) == 3 * 5 + 2  # and the datalist and the contact sheet
+    faint = sum(file.parts[0] == "faint" for file in files)  # where a case has any
+    assert 0 < faint <= 3
+    assert len(files) == 3 * 5 + faint + 2  # and the datalist and the contact sheet
     for file in files:
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes(), file
 
