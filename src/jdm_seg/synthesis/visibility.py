@@ -23,7 +23,6 @@ _ROSE = 5.0
 """Signal-to-noise ratio that an object needs over its whole area to be told from noise."""
 _LEAST_OF_MUSCLE = 0.25
 """On STIR: septa, vessels and oedema change the signal by as much of muscle's from place to place (assumed)."""
-
 _ALL_AROUND = 0.6
 """Share of what lies around a piece that it differs from: one that borders on fat with half of it passes for fat."""
 
@@ -45,7 +44,8 @@ def seen_on_ct(label: NDArray[Any], image: NDArray[Any], before: NDArray[Any] | 
     seen: NDArray[np.bool_] = _means(number, image[where]) >= _VISIBLE_HU
     if before is not None:
         seen &= _means(number, image[where].astype(np.float64) - before[where]) >= _VISIBLE_CHANGE_HU
-    return _shown(pieces, seen)
+    shown: NDArray[np.bool_] = seen[pieces]
+    return shown
 
 
 def seen_on_stir(
@@ -74,13 +74,14 @@ def seen_on_stir(
     least = _LEAST_OF_MUSCLE * muscle
     level = _means(pieces[inside], image[inside])
     changed, apart = np.zeros((2, len(level)), bool)
-    plane = [1 if axis == int(np.argmax(spacing)) else 2 for axis in range(3)]
+    thick = int(np.argmax(spacing))
     near = pieces
-    for reach in (1, 2):
-        wide = ndimage.maximum_filter(pieces, [2 * reach + 1 if step == 2 else 1 for step in plane])
+    for width in (3, 5):
+        wide = ndimage.maximum_filter(pieces, [1 if axis == thick else width for axis in range(3)])
         ring = np.nonzero((wide > 0) & (near == 0))
         differs = np.abs(image[ring] - level[wide[ring]]) >= least
-        apart |= _pad(_means(wide[ring], differs), len(level)) >= _ALL_AROUND
+        share = _means(wide[ring], differs)
+        apart[: len(share)] |= share >= _ALL_AROUND
         near = wide
     rim = np.where(pieces == 0, ndimage.maximum_filter(pieces, 3), 0)
     for part in (pieces, rim):
@@ -89,19 +90,9 @@ def seen_on_stir(
         change = _means(number, np.abs(image[where].astype(np.float64) - before[where]))
         voxels = np.bincount(number, minlength=len(change))
         found = (change * np.sqrt(voxels) >= _ROSE * noise) & (change >= least) & (voxels > 0)
-        changed |= _pad(found, len(level)) > 0
-    return _shown(pieces, changed & apart)
-
-
-def _shown(pieces: NDArray[np.unsignedinteger[Any]], seen: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    where = np.nonzero(pieces)
-    shown = np.zeros(pieces.shape, bool)
-    shown[where] = seen[pieces[where]]
+        changed[: len(found)] |= found
+    shown: NDArray[np.bool_] = (changed & apart)[pieces]
     return shown
-
-
-def _pad(values: NDArray[Any], length: int) -> NDArray[Any]:
-    return np.pad(values, (0, length - len(values)))
 
 
 def _means(number: NDArray[np.unsignedinteger[Any]], values: NDArray[Any]) -> NDArray[np.float64]:
