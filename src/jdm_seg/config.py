@@ -173,6 +173,8 @@ class PreprocessConfig:
     intensity: IntensityConfig = field(default_factory=IntensityConfig)
     order: int = 1
     """Interpolation to this spacing: 1 linear, 3 cubic. A model is to be used with the one it was trained with."""
+    follow_slices: bool = False
+    """Turn scans of thick slices so that these lie as the grid's do, be they axial, coronal or sagittal."""
 
     def __post_init__(self) -> None:
         """Check ranges."""

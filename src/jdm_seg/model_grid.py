@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,17 +27,21 @@ class Placement:
         box: The body's box in the canonical scan.
         canonical_shape: Shape of the whole canonical scan.
         shape: Shape on the model's grid.
-        step: Model spacing over scan spacing along each axis.
+        spacing: Voxel size of the model's grid in this scan, in mm.
+        step: The same over the scan's voxel size.
         body: The body on the canonical scan.
         order: Of the interpolation to the model's grid; the way back is linear.
+        swapped: Directions that changed names, see :func:`follow_slices`; twice the same where none did.
     """
 
     box: tuple[slice, slice, slice]
     canonical_shape: tuple[int, int, int]
     shape: tuple[int, int, int]
+    spacing: Spacing
     step: Spacing
     body: CoarseMask
     order: int = 1
+    swapped: tuple[int, int] = (0, 0)
 
     @property
     def box_shape(self) -> tuple[int, int, int]:
@@ -65,15 +69,67 @@ class Placement:
         return torch.from_numpy(np.ascontiguousarray(self.body.at(at[0], at[1], at[2][start:stop]).T))
 
 
+_THICKER = 1.2
+"""A scan whose axes differ by less has no slices to follow."""
+_ALIKE = 2.0
+"""Slices up to so many times as far apart as the grid's, or as close, are taken as they are."""
+
+
+def follow_slices(scan: Volume, config: PreprocessConfig) -> Volume:
+    """Turn a scan so that its slices lie as those of the model's grid do, if the config asks for that.
+
+    The direction across the scan's slices and the one across the grid's swap names (left-right, front-back,
+    head-foot), so that axial, coronal and sagittal slices all keep their resolution on one grid. Its voxels stay where
+    they are: a mask goes back by this volume's own ``from_canonical``. A scan turned already stays as it is.
+
+    Args:
+        scan: Any orientation.
+        config: With ``follow_slices``; else the scan is returned.
+
+    Returns:
+        A view with another affine: of use on its own grid only.
+    """
+    return _renamed(scan, _swapped(scan, config))
+
+
+def _swapped(scan: Volume, config: PreprocessConfig) -> tuple[int, int]:
+    spacing = scan.to_canonical().spacing
+    across, wanted = int(np.argmax(spacing)), int(np.argmax(config.spacing))
+    if not config.follow_slices or spacing[across] <= _THICKER * spacing[wanted]:
+        return 0, 0
+    return across, wanted
+
+
+def _renamed(scan: Volume, swapped: tuple[int, int]) -> Volume:
+    first, second = swapped
+    if first == second:
+        return scan
+    affine = scan.affine.copy()
+    affine[[first, second]] = affine[[second, first]]
+    return replace(scan, affine=affine)
+
+
+def _spacing(canonical: Volume, config: PreprocessConfig) -> Spacing:
+    """Return the grid's voxel size in this scan: across slices the scan's own, where slices are followed."""
+    spacing = list(config.spacing)
+    across = int(np.argmax(spacing))
+    own = canonical.spacing[across]
+    if config.follow_slices and 1 / _ALIKE <= own / spacing[across] <= _ALIKE:
+        spacing[across] = own
+    return spacing[0], spacing[1], spacing[2]
+
+
 def place(canonical: Volume, config: PreprocessConfig) -> Placement:
     """Find the body of a canonical scan and lay the model's grid over its box."""
     body = locate_body(canonical.array, canonical.spacing, config.modality)
     box = body.box([int(np.ceil(_MARGIN_MM / s)) for s in canonical.spacing])
-    step = tuple(m / s for m, s in zip(config.spacing, canonical.spacing, strict=True))
+    spacing = _spacing(canonical, config)
+    step = tuple(m / s for m, s in zip(spacing, canonical.spacing, strict=True))
     shape = tuple(max(1, round((s.stop - s.start) / f)) for s, f in zip(box, step, strict=True))
     return Placement(
         box=box,
         canonical_shape=canonical.grid.shape,
+        spacing=spacing,
         shape=(shape[0], shape[1], shape[2]),
         step=(step[0], step[1], step[2]),
         body=body,
@@ -84,6 +140,8 @@ def place(canonical: Volume, config: PreprocessConfig) -> Placement:
 def preprocess(scan: Volume, config: PreprocessConfig) -> tuple[FloatArray, Placement]:
     """Bring a scan to the model's grid: canonical axes, cropped to the body, at the model's spacing.
 
+    Where the config follows slices, axes are those of :func:`follow_slices`.
+
     Args:
         scan: On its own grid, any orientation.
         config: Gives modality, spacing and interpolation.
@@ -91,14 +149,15 @@ def preprocess(scan: Volume, config: PreprocessConfig) -> tuple[FloatArray, Plac
     Returns:
         Values in the scan's units, shape (X, Y, Z), and the way back.
     """
-    canonical = scan.to_canonical()
-    placement = place(canonical, config)
+    swapped = _swapped(scan, config)
+    canonical = _renamed(scan, swapped).to_canonical()
+    placement = replace(place(canonical, config), swapped=swapped)
     return resample(canonical.array[placement.box], placement.to_model()), placement
 
 
 def preprocess_label(label: Volume, placement: Placement) -> NDArray[np.uint8]:
     """Bring a mask to the model's grid: 1 where foreground fills at least half of the voxel."""
-    foreground = label.to_canonical().array[placement.box] > 0
+    foreground = _renamed(label, placement.swapped).to_canonical().array[placement.box] > 0
     weights = [
         axis_weights(n, m, step)
         for n, m, step in zip(placement.box_shape, placement.shape, placement.step, strict=True)
@@ -156,7 +215,7 @@ class ModelGridScan:
 
     def __init__(self, scan: Volume, config: PreprocessConfig) -> None:
         """Find the body of a scan of any orientation."""
-        canonical = scan.to_canonical()
+        canonical = follow_slices(scan, config).to_canonical()
         self.placement = place(canonical, config)
         self.shape = self.placement.shape
         self._array: NDArray[Any] = canonical.array[self.placement.box]

@@ -73,9 +73,9 @@ class SpaceToDepthUNet(nn.Module):
     """A residual 3-D U-Net that works at half resolution and answers at full resolution.
 
     Each block of 2x2x2 voxels becomes 8 channels before the first convolution (space to depth), and the last 1x1x1
-    convolution gives 8 logits a block that are shuffled back to voxels. No layer runs at full resolution, which is
-    where a plain U-Net spends most of its time and memory; no voxel is averaged away, so single-voxel deposits
-    reach the first convolution intact.
+    convolution gives 8 logits a block that are shuffled back to voxels (``block`` sets other sides). No layer runs at
+    full resolution, which is where a plain U-Net spends most of its time and memory; no voxel is averaged away, so
+    single-voxel deposits reach the first convolution intact.
 
     Patch sides must be multiples of ``2 ** len(channels)``.
 
@@ -92,6 +92,7 @@ class SpaceToDepthUNet(nn.Module):
         foreground_prior: float = 0.01,
         windows: Sequence[tuple[float, float]] = ((-1.0, 1.0),),
         surroundings: Sequence[tuple[int, int, int]] = (),
+        block: tuple[int, int, int] = (2, 2, 2),
     ) -> None:
         """Build the layers.
 
@@ -109,15 +110,18 @@ class SpaceToDepthUNet(nn.Module):
                 of the box around it, below its highest and above its lowest voxel, all relative to the signal, and the
                 mean. On MRI dark means darker than what is around; a network finds that by itself, in many times as
                 many steps. Wants an image whose -1 is no signal.
+            block: Voxels along x, y, z that become channels. 1 across thick slices: there a voxel is no finer than two
+                are along the others.
         """
         super().__init__()
         self.deep_supervision = deep_supervision
-        self.divisor = 2 ** len(channels)
+        self.divisor = 2 ** len(channels)  # enough along every axis, whatever the block
         self.out_channels = out_channels
         self.windows = [(float(low), float(high)) for low, high in windows]
         self.surroundings = [(int(x), int(y), int(z)) for x, y, z in surroundings]
+        self.block = (int(block[0]), int(block[1]), int(block[2]))
         inputs = in_channels * (len(self.windows) + 4 * len(self.surroundings))
-        self.stem = nn.Conv3d(8 * inputs, channels[0], 3, padding=1, bias=False)
+        self.stem = nn.Conv3d(math.prod(self.block) * inputs, channels[0], 3, padding=1, bias=False)
         self.encoder = nn.ModuleList([_Residual(channels[0], norm)])
         self.down = nn.ModuleList()
         self.up = nn.ModuleList()
@@ -134,7 +138,7 @@ class SpaceToDepthUNet(nn.Module):
                     nn.LeakyReLU(0.01, inplace=True),
                 )
             )
-        self.head = nn.Conv3d(channels[0], 8 * out_channels, 1)
+        self.head = nn.Conv3d(channels[0], math.prod(self.block) * out_channels, 1)
         self.coarse_heads = nn.ModuleList(
             nn.Conv3d(width, out_channels, 1) for width in (channels[1:-1] if deep_supervision else ())
         )
@@ -155,7 +159,7 @@ class SpaceToDepthUNet(nn.Module):
             (B, out_channels, X, Y, Z); in training mode with deep supervision a list [1/1, 1/4, 1/8, …].
         """
         seen = torch.cat([self._windowed(image), *(_beside(image, box) for box in self.surroundings)], dim=1)
-        features = self.stem(_space_to_depth(seen))
+        features = self.stem(_space_to_depth(seen, self.block))
         skips: list[Tensor] = []
         for level, block in enumerate(self.encoder):
             if level:
@@ -167,7 +171,7 @@ class SpaceToDepthUNet(nn.Module):
             features = self.decoder[level](torch.cat([self.up[level](features), skips[level]], dim=1))
             if self.deep_supervision and self.training and level > 0:
                 coarse.append(self.coarse_heads[level - 1](features))
-        logits = _depth_to_space(self.head(features))
+        logits = _depth_to_space(self.head(features), self.block)
         return [logits, *reversed(coarse)] if coarse else logits
 
     def _windowed(self, image: Tensor) -> Tensor:
@@ -260,15 +264,18 @@ def _norm(kind: str, channels: int) -> nn.Module:
     raise ValueError(f"expected norm to be instance, batch or group, but got {kind}")
 
 
-def _space_to_depth(image: Tensor) -> Tensor:
-    """(B, C, X, Y, Z) -> (B, 8 C, X/2, Y/2, Z/2)."""
+def _space_to_depth(image: Tensor, block: tuple[int, int, int]) -> Tensor:
+    """(B, C, X, Y, Z) -> (B, i j k C, X/i, Y/j, Z/k)."""
     b, c, x, y, z = image.shape
-    blocks = image.reshape(b, c, x // 2, 2, y // 2, 2, z // 2, 2)
-    return blocks.permute(0, 1, 3, 5, 7, 2, 4, 6).reshape(b, 8 * c, x // 2, y // 2, z // 2)
+    i, j, k = block
+    blocks = image.reshape(b, c, x // i, i, y // j, j, z // k, k)
+    return blocks.permute(0, 1, 3, 5, 7, 2, 4, 6).reshape(b, i * j * k * c, x // i, y // j, z // k)
 
 
-def _depth_to_space(features: Tensor) -> Tensor:
-    """(B, 8 C, X, Y, Z) -> (B, C, 2 X, 2 Y, 2 Z); the inverse, with the 8 voxels of a block as the slow axis."""
+def _depth_to_space(features: Tensor, block: tuple[int, int, int]) -> Tensor:
+    """(B, i j k C, X, Y, Z) -> (B, C, i X, j Y, k Z); the inverse, with the voxels of a block as the slow axis."""
     b, c, x, y, z = features.shape
-    blocks = features.reshape(b, 2, 2, 2, c // 8, x, y, z)
-    return blocks.permute(0, 4, 5, 1, 6, 2, 7, 3).reshape(b, c // 8, 2 * x, 2 * y, 2 * z)
+    i, j, k = block
+    classes = c // (i * j * k)
+    blocks = features.reshape(b, i, j, k, classes, x, y, z)
+    return blocks.permute(0, 4, 5, 1, 6, 2, 7, 3).reshape(b, classes, i * x, j * y, k * z)

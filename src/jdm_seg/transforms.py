@@ -20,7 +20,7 @@ from jdm_seg.model_grid import normalize as normalize
 from jdm_seg.model_grid import preprocess as preprocess
 from jdm_seg.model_grid import preprocess_label as preprocess_label
 from jdm_seg.synthesis.anatomy.tissue import Tissue
-from jdm_seg.synthesis.insert import HOST_KEYS, IGNORE, OEDEMA, SKELETON, estimate_tissue, host_arrays
+from jdm_seg.synthesis.insert import HOST_KEYS, IGNORE, OEDEMA, SKELETON, SPACING_KEY, estimate_tissue, host_arrays
 from jdm_seg.volume import Spacing, read_volume
 
 FloatArray = NDArray[np.float32]
@@ -37,7 +37,7 @@ class LoadCase(mt.Transform):  # type: ignore[misc]
 
     Keys: ``case_id``; ``image`` (1, X, Y, Z) float32 in the scan's units; ``label`` (1, X, Y, Z) uint8; ``limits`` of
     the intensity rule; ``points`` (N, 4): voxels of deposits as (lesion, x, y, z); ``hard`` (N, 3): voxels that look
-    like one and are none; ``acquired_spacing`` in mm;
+    like one and are none; ``acquired_spacing`` and ``spacing``, of the model's grid in this scan, in mm;
     with ``host=True`` also what insertion needs, by :data:`~jdm_seg.synthesis.insert.HOST_KEYS`.
     """
 
@@ -65,7 +65,7 @@ class LoadCase(mt.Transform):  # type: ignore[misc]
                 scan.check_same_grid(zone, f"{path.parent.name} mask")
                 label[(preprocess_label(zone, placement) > 0) & ((label == 0) | (code == IGNORE))] = code
         if self.skeleton:
-            label[(label == 0) & _bone(image, label == 1, self.config.spacing)] = SKELETON
+            label[(label == 0) & _bone(image, label == 1, placement.spacing)] = SKELETON
         sample = {
             "case_id": case.case_id,
             "image": image[None],
@@ -74,10 +74,9 @@ class LoadCase(mt.Transform):  # type: ignore[misc]
             "points": _lesion_points((label == 1).view(np.uint8)),
             "hard": _hard_points(image, label, self.config.modality),
             "acquired_spacing": scan.to_canonical().spacing,
+            SPACING_KEY: placement.spacing,
         }
-        return sample | (
-            host_arrays(image, self.config.spacing, as_modality(self.config.modality)) if self.host else {}
-        )
+        return sample | (host_arrays(image, placement.spacing, as_modality(self.config.modality)) if self.host else {})
 
 
 def _bone(image: FloatArray, deposits: NDArray[np.bool_], spacing: Spacing) -> NDArray[np.bool_]:

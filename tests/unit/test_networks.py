@@ -25,22 +25,32 @@ SMALL = {"_target_": "jdm_seg.networks.SpaceToDepthUNet", "channels": [8, 12, 16
 
 def test_space_to_depth_moves_every_voxel_once():
     image = torch.arange(2 * 4 * 6 * 8.0).reshape(1, 2, 4, 6, 8)
-    blocks = _space_to_depth(image)
+    blocks = _space_to_depth(image, (2, 2, 2))
     assert blocks.shape == (1, 16, 2, 3, 4)
     # by hand: channel 0, offset (1, 0, 1) of block (1, 2, 3) is voxel (3, 4, 7)
     assert blocks[0, 0b101, 1, 2, 3] == image[0, 0, 3, 4, 7]
     assert sorted(blocks.flatten().tolist()) == sorted(image.flatten().tolist())
 
 
-def test_depth_to_space_is_the_inverse():
+@pytest.mark.parametrize("block", [(2, 2, 2), (2, 1, 2), (1, 3, 4)])
+def test_depth_to_space_is_the_inverse(block):
     image = torch.randn(2, 1, 4, 6, 8)
-    assert torch.equal(_depth_to_space(_space_to_depth(image)), image)
+    blocks = _space_to_depth(image, block)
+    assert blocks.shape[2:] == tuple(n // side for n, side in zip((4, 6, 8), block, strict=True))
+    assert torch.equal(_depth_to_space(blocks, block), image)
+
+
+def test_a_block_of_one_slice_keeps_slices_apart():
+    network = build_network({**SMALL, "block": [2, 1, 2]}).eval()
+    assert network(torch.randn(1, 1, 16, 8, 16)).shape == (1, 1, 16, 8, 16)
+    assert network.stem.weight.shape[1] == 4
+    assert network.head.weight.shape[0] == 4
 
 
 def test_depth_to_space_keeps_channels_apart():
     features = torch.zeros(1, 16, 1, 1, 1)
     features[0, 2 * 5 + 1] = 1  # offset 5 = (1, 0, 1), class 1
-    voxels = _depth_to_space(features)
+    voxels = _depth_to_space(features, (2, 2, 2))
     assert voxels.shape == (1, 2, 2, 2, 2)
     assert voxels.nonzero().tolist() == [[0, 1, 1, 0, 1]]
 

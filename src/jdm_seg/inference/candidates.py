@@ -269,8 +269,7 @@ class ImageOfScan:
         self._step = np.array(placement.step)
         self._corner = np.array([side.start for side in placement.box])
         self.shape = placement.shape
-        x, y, z = (s * f for s, f in zip(canonical.spacing, placement.step, strict=True))
-        self.spacing = (x, y, z)
+        self.spacing = placement.spacing
         self.strides = _strides(self.spacing)
         # one voxel of the scan for each: a hundred of them tell a part of the body without being resampled
         sides = zip(self.strides, self.shape, placement.step, self._array.shape, strict=True)

@@ -17,6 +17,7 @@ from jdm_seg.inference.prediction import ScanPrediction, TrainingGrid
 from jdm_seg.inference.scan_grid import zeros_in_order_of
 from jdm_seg.inference.sliding_window import Predictor
 from jdm_seg.model_folder import ModelFolder, ModelSpec
+from jdm_seg.model_grid import follow_slices
 from jdm_seg.sparse import SparseArray
 from jdm_seg.volume import Volume
 
@@ -113,8 +114,9 @@ class EnsemblePredictor:
             del said, places
         assert total is not None
         mask = total > self.members[0].found_from
-        view, likely = (Volume(array, scan.affine, scan.name).to_canonical().array for array in (mask, total))
-        self.members[0].clear(view, likely, scan.to_canonical())
+        first = follow_slices(scan, self.members[0].model.spec.preprocess)
+        view, likely = (Volume(array, first.affine, scan.name).to_canonical().array for array in (mask, total))
+        self.members[0].clear(view, likely, first.to_canonical())
         notes = drop_between_lungs(mask, scan) if self.modality == "ct" else ()
         lowest = self.threshold if self.settings.keep_from is None else min(self.threshold, self.settings.keep_from)
         total[(total < lowest) & ~mask] = 0

@@ -27,7 +27,7 @@ from jdm_seg.inference.sliding_window import Predictor, stream_logits
 from jdm_seg.inference.test_time import with_flips, with_temperature
 from jdm_seg.machine import resident_memory
 from jdm_seg.model_folder import ModelFolder
-from jdm_seg.model_grid import ModelGridScan, Placement, place
+from jdm_seg.model_grid import ModelGridScan, Placement, follow_slices, place
 from jdm_seg.provenance import sha256_of
 from jdm_seg.volume import Volume
 
@@ -242,6 +242,7 @@ class ScanPredictor:
         clock = StageClock()
         spec = self.model.spec
         check_modality(scan, spec.preprocess.modality)
+        own, scan = scan, follow_slices(scan, spec.preprocess)
         with clock.stage("preprocess"):
             image = ModelGridScan(scan, spec.preprocess)
         batch_size = self._batch_size(scan, image.placement)
@@ -267,7 +268,7 @@ class ScanPredictor:
             likely = found.probability
             self.clear(found.mask, likely, scan.to_canonical(), image.placement)
             mask, probability = scan.from_canonical(found.mask), likely.from_canonical(scan)
-            notes = drop_between_lungs(mask, scan) if self.modality == "ct" else ()
+            notes = drop_between_lungs(mask, own) if self.modality == "ct" else ()
         return ScanPrediction(mask, probability, clock.seconds, notes)
 
     def _batch_size(self, scan: Volume, placement: Placement) -> int:

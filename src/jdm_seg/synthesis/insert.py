@@ -40,6 +40,7 @@ __all__ = [
     "IGNORE",
     "OEDEMA",
     "SKELETON",
+    "SPACING_KEY",
     "InsertCalcinosisd",
     "estimate_stir_tissue",
     "estimate_tissue",
@@ -59,6 +60,8 @@ IGNORE = 255
 """Label of voxels that neither teach nor count: dense in the original scan, and nobody knows what they are."""
 HOST_KEYS = ("tissue", "depth_mm", "muscle_mm", "bone_mm", "background")
 """What insertion needs to know of every voxel of a scan."""
+SPACING_KEY = "spacing"
+"""Where a sample states its voxel size in mm, if that is not the same in all."""
 SCAN_KEY = "scan_levels"
 """What it needs to know of the scan as a whole: blur in mm for CT (0 unknown); muscle and noise for STIR."""
 
@@ -139,7 +142,7 @@ class InsertCalcinosisd(MapTransform, Randomizable):  # type: ignore[misc]
         """Set what is constant over patches.
 
         Args:
-            spacing: Voxel size of the patches in mm.
+            spacing: Voxel size of the patches in mm, where a sample does not state its own by :data:`SPACING_KEY`.
             acquired_key: Where a sample states the voxel size it was scanned with (mm); blur cannot be finer.
             probability: Share of patches that receive deposits.
             priors: How deposits are drawn; by default fewer than in a whole scan.
@@ -166,10 +169,12 @@ class InsertCalcinosisd(MapTransform, Randomizable):  # type: ignore[misc]
     def _inserted(self, sample: dict[Hashable, Any]) -> dict[Hashable, Any]:
         rng = np.random.default_rng(self.R.randint(2**31))
         image = np.asarray(sample[self.keys[0]])[0]
+        x, y, z = (float(mm) for mm in sample.get(SPACING_KEY, self.spacing))
+        spacing = x, y, z
         if not all(key in sample for key in HOST_KEYS):
-            sample.update(host_arrays(image, self.spacing, self.modality))
+            sample.update(host_arrays(image, spacing, self.modality))
         arrays = {key: np.asarray(sample[key])[0] for key in HOST_KEYS}
-        host = Host(arrays["tissue"], self.spacing, *(arrays[key] for key in HOST_KEYS[1:4]))
+        host = Host(arrays["tissue"], spacing, *(arrays[key] for key in HOST_KEYS[1:4]))
         label = (host.tissue == Tissue.DENSE).view(np.uint8) * np.uint8(IGNORE)
         if self.skeleton:
             label[host.tissue == Tissue.CORTEX] = SKELETON
@@ -178,7 +183,7 @@ class InsertCalcinosisd(MapTransform, Randomizable):  # type: ignore[misc]
             if rng.random() < self.probability:
                 image = self._insert_stir(image, label, host, (first, second), rng)
         else:
-            acquisition = sample_scan_blur(rng, sample.get(self.acquired_key, self.spacing), first or None)
+            acquisition = sample_scan_blur(rng, sample.get(self.acquired_key, spacing), first or None)
             background = arrays["background"]
             if rng.random() < self.lookalikes:
                 image, host = self._insert_lookalikes(image, label, host, acquisition, background, rng)
@@ -203,7 +208,7 @@ class InsertCalcinosisd(MapTransform, Randomizable):  # type: ignore[misc]
         calcinosis = render_deposits(sample_deposits(host, rng, self.priors), host)
         acquisition = sample_stir(rng, calcinosis.deposits, float(rng.uniform(3, 30)))
         inserted = insert_stir(image, calcinosis, host, acquisition, levels, rng)
-        _write_label(label, calcinosis, seen_on_stir(calcinosis.label, inserted, image, *levels, self.spacing))
+        _write_label(label, calcinosis, seen_on_stir(calcinosis.label, inserted, image, *levels, host.spacing))
         return inserted
 
     def _insert_lookalikes(
