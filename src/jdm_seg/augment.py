@@ -16,6 +16,12 @@ from jdm_seg.volume import Spacing
 _SMOOTH_VOXELS = (0.3, 0.8)
 _RADIUS = 3
 _SCALED, _SHIFTED = 0.1, 0.03
+_GAIN = 0.25
+"""Largest relative change of magnitudes: so much the median of a body differs from the signal of muscle (assumed)."""
+_THICK = 3.0
+"""An axis of voxels so many times as long as the finest is one of slices, and nothing is mixed along it (the factor is
+nnU-Net's, Isensee et al., Nat. Methods 2021)."""
+_NO_BLUR = 1e-3
 _STREAM = 2
 """Tells these random numbers from those of cropping and insertion, which have the same seed, epoch and patch."""
 
@@ -27,17 +33,20 @@ class BatchAugment:
     or on where a run was taken up again. The noise is drawn on the device, so CPU and GPU differ in it.
     """
 
-    def __init__(self, config: AugmentConfig, spacing: Spacing, seed: int) -> None:
+    def __init__(self, config: AugmentConfig, spacing: Spacing, seed: int, *, magnitudes: bool = False) -> None:
         """Set what may happen.
 
         Args:
             config: Probabilities and ranges.
             spacing: Voxel size in mm. Voxels are turned, not mm: only in a plane of equal spacings is that a rotation
-                of the body, so others are left out.
+                of the body, so others are left out. Thick slices are neither scaled nor blurred into each other.
             seed: Of the run.
+            magnitudes: Values are those of MRI, -1 is no signal: they get another gain, never another zero.
         """
         self.config = config
         self.seed = seed
+        self.magnitudes = magnitudes
+        self._thick = [axis for axis in range(3) if spacing[axis] >= _THICK * min(spacing)]
         self._planes = [(a, b) for a, b in ((0, 1), (0, 2), (1, 2)) if np.isclose(spacing[a], spacing[b], rtol=0.1)]
 
     def __call__(self, image: Tensor, label: Tensor, keys: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
@@ -65,21 +74,29 @@ class BatchAugment:
         chosen = _chosen(drawn, config.smooth)
         if chosen.any():
             widths = [rng.uniform(*_SMOOTH_VOXELS, 3) for rng, one in zip(drawn, chosen.tolist(), strict=True) if one]
-            image[chosen] = _smoothed(image[chosen], np.stack(widths))
+            sigma = np.stack(widths)
+            sigma[:, self._thick] = _NO_BLUR
+            image[chosen] = _smoothed(image[chosen], sigma)
         for number, rng in enumerate(drawn):
-            if rng.random() < config.contrast:
-                image[number] *= 1 + float(rng.uniform(-_SCALED, _SCALED))
-            if rng.random() < config.contrast:
-                image[number] += float(rng.uniform(-_SHIFTED, _SHIFTED))
+            image[number] = self._at_another_level(image[number], rng)
             if rng.random() < config.noise:
                 generator = torch.Generator(image.device).manual_seed(int(rng.integers(2**62)))
                 noise = torch.randn(image[number].shape, generator=generator, device=image.device)
                 image[number] += float(rng.uniform(0, config.noise_std)) * noise
         return image, label
 
+    def _at_another_level(self, values: Tensor, rng: np.random.Generator) -> Tensor:
+        scaled, shifted = (rng.random() < self.config.contrast for _ in range(2))
+        if self.magnitudes:
+            return (values + 1) * (1 + float(rng.uniform(-_GAIN, _GAIN))) - 1 if scaled else values
+        if scaled:
+            values = values * (1 + float(rng.uniform(-_SCALED, _SCALED)))
+        return values + float(rng.uniform(-_SHIFTED, _SHIFTED)) if shifted else values
+
     def _matrix(self, rng: np.random.Generator) -> NDArray[np.float64]:
         """Draw a matrix (3, 3) from voxels of the new patch to those of the old one, about the middle."""
         scale = 1 + rng.uniform(-self.config.scale, self.config.scale, 3)
+        scale[self._thick] = 1
         matrix = np.diag(scale)
         largest = np.deg2rad(self.config.rotation_deg)
         for a, b in self._planes:

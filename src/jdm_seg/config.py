@@ -197,7 +197,8 @@ class AugmentConfig:
         noise: Of added Gaussian noise.
         noise_std: Its standard deviation, in network input (-1 to 1).
         smooth: Of Gaussian blur.
-        contrast: Of scaled values (by up to 10 %), and of shifted ones (by up to 0.03).
+        contrast: Of scaled values (by up to 10 %), and of shifted ones (by up to 0.03); on MRI of another gain (by up
+            to 25 %) instead of both.
     """
 
     flip: float = 0.5

@@ -141,7 +141,9 @@ class CaseDataModule(LightningDataModule):
             config.patch_size, config.foreground_share, air_value(self.preprocess), hard_share=config.hard_share
         )
         finish = [Normalized()]
-        self._augment = None if config.repeat_one else BatchAugment(self.augment, spacing, self.seed)
+        magnitudes = self.preprocess.intensity.kind != "window"
+        augment = BatchAugment(self.augment, spacing, self.seed, magnitudes=magnitudes)
+        self._augment = None if config.repeat_one else augment
         share = config.foreground_share
         insert = InsertCalcinosisd(spacing, probability=share, modality=modality, skeleton=config.skeleton)
         drawn = [crop, insert, *finish]

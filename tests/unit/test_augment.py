@@ -108,6 +108,29 @@ def test_noise_and_contrast_stay_in_their_ranges():
     assert bright.std() > 0.01
 
 
+def test_slices_are_not_mixed():
+    """Every slice of the patch comes from one slice, whatever is drawn."""
+    image = torch.arange(16.0).view(1, 1, 1, 16, 1).expand(4, 1, 12, 16, 12).clone()
+    everything = only(affine=1.0, smooth=1.0)
+    new, _ = BatchAugment(everything, (1.25, 5.0, 1.25), 0)(image, torch.zeros_like(image), keys(4))
+    torch.testing.assert_close(new, image, atol=1e-4, rtol=0)
+    mixed, _ = BatchAugment(everything, (1.25, 2.0, 1.25), 0)(image, torch.zeros_like(image), keys(4))
+    assert (mixed - image).abs().max() > 0.1
+
+
+def test_no_signal_stays_no_signal_on_mri():
+    """Another gain: ratios of signals stay, and so does what has none."""
+    image = torch.rand(20, 1, 4, 4, 4)
+    image[:, :, 0] = -1
+    augment = BatchAugment(only(contrast=1.0), SPACING, 0, magnitudes=True)
+    new, _ = augment(image, torch.zeros_like(image), keys(20))
+    torch.testing.assert_close(new[:, :, 0], image[:, :, 0])
+    gain = ((new + 1) / (image + 1))[:, 0, 1:].flatten(1)
+    torch.testing.assert_close(gain, gain[:, :1].expand_as(gain), atol=1e-4, rtol=0)
+    assert 0.74 < gain.min() < 0.85
+    assert 1.15 < gain.max() < 1.26
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_a_gpu_turns_patches_as_the_cpu_does():
     image, label = patches()
