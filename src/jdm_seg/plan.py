@@ -51,6 +51,8 @@ class Fingerprint:
         lesions: How many deposits; 0 without labels.
         lesion_mm3: Their volumes, 10th, 50th and 90th percentile.
         lesion_values: Voxel values in them, the same.
+        slices_across: How many scans have thick slices across x, y and z. Where that differs, each is described as
+            if its slices lay as most do.
     """
 
     cases: int
@@ -59,6 +61,7 @@ class Fingerprint:
     lesions: int
     lesion_mm3: tuple[float, float, float] | None
     lesion_values: tuple[float, float, float] | None
+    slices_across: tuple[int, int, int] = (0, 0, 0)
 
 
 def fingerprint(cases: Sequence[Case]) -> Fingerprint:
@@ -70,12 +73,13 @@ def fingerprint(cases: Sequence[Case]) -> Fingerprint:
     Raises:
         InputError: If a file cannot be read or a label lies on another grid.
     """
-    spacings, extents = [], []
+    spacings: list[NDArray[Any]] = []
+    extents: list[NDArray[Any]] = []
     volumes: list[float] = []
     values: list[NDArray[Any]] = [np.zeros(0, np.float32)]
     for case in cases:
         scan = read_volume(case.image).to_canonical()
-        spacings.append(scan.spacing)
+        spacings.append(np.array(scan.spacing))
         extents.append(np.multiply(scan.array.shape, scan.spacing))
         if case.label is not None:
             mask = read_volume(case.label).to_canonical()
@@ -84,6 +88,7 @@ def fingerprint(cases: Sequence[Case]) -> Fingerprint:
             volumes.extend((found.sizes_vox * np.prod(scan.spacing)).tolist())
             values.append(scan.array[tuple(found.indices.T)].astype(np.float32))
     inside = np.concatenate(values)
+    slices = _lay_alike(spacings, extents)
     rows = [_triple(row) for row in np.percentile(spacings, (10, 50, 90), axis=0)]
     return Fingerprint(
         cases=len(cases),
@@ -92,7 +97,20 @@ def fingerprint(cases: Sequence[Case]) -> Fingerprint:
         lesions=len(volumes),
         lesion_mm3=_triple(np.percentile(volumes, (10, 50, 90))) if volumes else None,
         lesion_values=_triple(np.percentile(inside, (10, 50, 90))) if inside.size else None,
+        slices_across=slices,
     )
+
+
+def _lay_alike(spacings: list[NDArray[Any]], extents: list[NDArray[Any]]) -> tuple[int, int, int]:
+    """Swap axes, in place, so that the thick slices of all scans lie as most do; return how many lay across each."""
+    across = [int(np.argmax(s)) if np.max(s) > _ANISOTROPIC * np.median(s) else None for s in spacings]
+    x, y, z = (across.count(axis) for axis in range(3))
+    most = int(np.argmax((x, y, z)))
+    for axis, *rows in zip(across, spacings, extents, strict=True):
+        if axis is not None:
+            for row in rows:
+                row[[axis, most]] = row[[most, axis]]
+    return x, y, z
 
 
 def is_open(config: TrainConfig) -> bool:
@@ -116,6 +134,8 @@ def plan(config: TrainConfig, found: Fingerprint, memory: int) -> tuple[TrainCon
         InputError: If not even one small window fits into the memory.
     """
     spacing = config.preprocess.spacing if all(config.preprocess.spacing) else _spacing(found)
+    lie_apart = np.count_nonzero(found.slices_across) > 1 and not all(config.preprocess.spacing)
+    follow = config.preprocess.follow_slices or lie_apart
     network = dict(config.network)
     divisor = 32
     if network["_target_"] == _OURS:
@@ -141,13 +161,13 @@ def plan(config: TrainConfig, found: Fingerprint, memory: int) -> tuple[TrainCon
         most = 2 * _CPU_VOXELS // voxels if cpu else 8
         most = min(int(np.clip(most, 2, 8)), config.data.patches_per_epoch)
         batch = int(np.clip(budget // (voxels * saved), 1, most))
-    chosen = {"spacing": list(spacing), "patch_size": list(patch), "batch_size": batch}
+    chosen = {"spacing": list(spacing), "follow_slices": follow, "patch_size": list(patch), "batch_size": batch}
     if network["_target_"] == _OURS:
         chosen["channels"] = network["channels"]
     full = replace(
         config,
         network=network,
-        preprocess=replace(config.preprocess, spacing=spacing),
+        preprocess=replace(config.preprocess, spacing=spacing, follow_slices=follow),
         data=replace(config.data, patch_size=patch, batch_size=batch),
     )
     memory_used = {

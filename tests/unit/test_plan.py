@@ -85,6 +85,25 @@ def test_slices_much_thicker_than_pixels_are_those_of_the_finer_scans():
     assert plan(auto(), found, 64 * GB)[0].preprocess.spacing == (1.0, 1.0, 3.0)
 
 
+def test_slices_that_lie_in_two_ways_are_followed(tmp_path):
+    """Two axial scans and a coronal one, by hand: the third is described as an axial one."""
+    made = []
+    for number, spacing in enumerate(((1.0, 1.0, 5.0), (1.0, 1.0, 6.0), (1.5, 5.0, 1.5))):
+        path = tmp_path / f"{number}.nii.gz"
+        nib.save(nib.Nifti1Image(np.zeros((20, 30, 40), np.int16), np.diag([*spacing, 1.0])), path)
+        made.append(Case(f"c{number}", f"c{number}", "stir", path))
+    found = fingerprint(made)
+    assert found.slices_across == (0, 1, 2)
+    assert found.spacing_mm[1] == (1.0, 1.0, 5.0)
+    assert found.extent_mm == (20.0, 30.0, 200.0)  # of 20 x 30 x 200, 20 x 30 x 240 and 30 x 60 x 150
+    full, facts = plan(auto(), found, 64 * GB)
+    assert full.preprocess.follow_slices
+    assert facts["chosen"]["follow_slices"]
+    assert not plan(auto(), fingerprint(made[:2]), 64 * GB)[0].preprocess.follow_slices
+    given, _ = plan(auto("preprocess.spacing=[1,1,1]"), found, 64 * GB)
+    assert not given.preprocess.follow_slices
+
+
 @pytest.mark.parametrize("memory", [4 * GB, 8 * GB, 32 * GB])
 def test_less_memory_gives_a_smaller_step(memory):
     """The prediction is compared with what autograd keeps at the size that was chosen."""
