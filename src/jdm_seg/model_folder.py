@@ -37,7 +37,8 @@ class ModelSpec:
 
     Attributes:
         name: Experiment the model comes from.
-        preprocess: Modality, spacing and intensity rule; orientation is always RAS.
+        preprocess: Modality, spacing and intensity rule; orientation is always RAS, but for thick slices that
+            ``follow_slices`` turns.
         patch_size: Window in voxels.
         overlap: Share of a window shared with its neighbour.
         threshold: Probability from which a voxel counts as calcinosis.

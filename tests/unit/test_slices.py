@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from jdm_seg.config import IntensityConfig, PreprocessConfig
+from jdm_seg.export.bundle import metadata
 from jdm_seg.inference.predict import PredictSettings, ScanPredictor
 from jdm_seg.model_folder import ModelFolder, ModelSpec
 from jdm_seg.model_grid import follow_slices, preprocess, preprocess_label
@@ -111,3 +114,11 @@ def test_a_scan_is_segmented_on_its_own_grid(lying, monkeypatch, tmp_path):
     assert np.array_equal(found.mask, scan.array > 500)
     assert found.probability is not None
     assert np.array_equal(found.probability.dense() > 0.5, found.mask)
+
+
+def test_a_bundle_says_which_slices_it_takes():
+    """MONAI's transforms turn nothing: its metadata has to say so."""
+    spec = ModelSpec("m", CONFIG, (32, 16, 32), 0.25, 0.5, {})
+    assert "follow each other front-back, about 5 mm apart" in metadata(spec)["description"]
+    plain = replace(spec, preprocess=replace(CONFIG, follow_slices=False))
+    assert "follow each other" not in metadata(plain)["description"]

@@ -77,7 +77,7 @@ def metadata(spec: ModelSpec) -> dict[str, Any]:
         "required_packages_version": {"nibabel": version("nibabel"), "pytorch-ignite": "0.4.11"},
         "name": spec.name,
         "task": "Segmentation of calcinosis in juvenile dermatomyositis",
-        "description": f"Finds calcinosis on {modality}. {spec.training_data}",
+        "description": f"Finds calcinosis on {modality}. {_slices(spec)}{spec.training_data}",
         "authors": "The jdm_seg developers",
         "copyright": "The jdm_seg developers, Apache-2.0",
         "data_type": "nifti",
@@ -85,6 +85,14 @@ def metadata(spec: ModelSpec) -> dict[str, Any]:
         "network": spec.network,
         "network_data_format": {"inputs": {"image": image}, "outputs": {"pred": answer}},
     }
+
+
+def _slices(spec: ModelSpec) -> str:
+    """Say which scans MONAI's own transforms bring to the grid as training did; ``jdm-seg predict`` turns others."""
+    if not spec.preprocess.follow_slices:
+        return ""
+    between, axis = max(zip(spec.preprocess.spacing, ("left-right", "front-back", "head-foot"), strict=True))
+    return f"For scans whose slices follow each other {axis}, about {between:g} mm apart. "
 
 
 def inference(spec: ModelSpec) -> dict[str, Any]:

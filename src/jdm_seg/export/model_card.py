@@ -30,7 +30,7 @@ Segments calcinosis on {spec.preprocess.modality.upper()}. Research use only; no
 
 {f"**Caution.** {spec.caution}{chr(10) * 2}" if spec.caution else ""}**Trained on.** {spec.training_data}
 
-**Input.** One channel, RAS, {" x ".join(f"{s:g}" for s in spec.preprocess.spacing)} mm, windows of
+**Input.** One channel, RAS, {" x ".join(f"{s:g}" for s in spec.preprocess.spacing)} mm{_slices(spec)}, windows of
 {" x ".join(map(str, spec.patch_size))} voxels. A voxel counts from a probability of {spec.threshold:g};
 probability = sigmoid(logit / {spec.temperature:g}).
 
@@ -54,6 +54,13 @@ scans; all of it is in `parity.json`:
 
 Made by jdm_seg {record["jdm_seg"]}, seed {record["seed"]}, {record.get("steps", "?")} steps.
 """
+
+
+def _slices(spec: ModelSpec) -> str:
+    if not spec.preprocess.follow_slices:
+        return ""
+    across = max(zip(spec.preprocess.spacing, "xyz", strict=True))[1]
+    return f" (thick slices of any orientation are turned to lie across {across} and keep their distance)"
 
 
 def _calibration(spec: ModelSpec) -> str:
