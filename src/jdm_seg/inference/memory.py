@@ -14,7 +14,7 @@ the body                                   1 byte every 3.5 mm, and 16 for a mom
 the network                                measured, see :func:`window_memory`
 =========================================  ==========================================================================
 
-Nothing but the scan, its mask and its probabilities grows with the length of a scan. STIR is normalised by percentiles,
+Nothing but the scan, its mask and its probabilities grows with the length of a scan. STIR is normalised by its median,
 which needs 4 xyz more: its scans are small.
 
 Measuring comes after that and needs, beside scan and mask, about 150 bytes a voxel of the mask, and for a moment 5

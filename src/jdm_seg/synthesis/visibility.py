@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from jdm_seg.components import CONNECTIVITY
 from jdm_seg.volume import Spacing
 
 _VISIBLE_HU = 110.0
@@ -31,14 +32,14 @@ def seen_on_ct(label: NDArray[Any], image: NDArray[Any], before: NDArray[Any] | 
     """Tell which pieces of a label are brighter than soft tissue, and than the scan without them if that is at hand.
 
     Args:
-        label: Not 0 at deposits, (X, Y, Z); pieces are what 26 neighbours join.
+        label: Not 0 at deposits, (X, Y, Z); pieces are what neighbours join, see :mod:`~jdm_seg.components`.
         image: HU, (X, Y, Z).
         before: The same scan without deposits.
 
     Returns:
         The voxels of these pieces, (X, Y, Z).
     """
-    pieces = cc3d.connected_components(label != 0, connectivity=26, binary_image=True)
+    pieces = cc3d.connected_components(label != 0, connectivity=CONNECTIVITY, binary_image=True)
     where = np.nonzero(pieces)
     number = pieces[where]
     seen: NDArray[np.bool_] = _means(number, image[where]) >= _VISIBLE_HU
@@ -57,7 +58,7 @@ def seen_on_stir(
     fluid shows a void that fat would hide.
 
     Args:
-        label: Not 0 at deposits, (X, Y, Z); pieces are what 26 neighbours join.
+        label: Not 0 at deposits, (X, Y, Z); pieces are what neighbours join, see :mod:`~jdm_seg.components`.
         image: Magnitudes in the scanner's units, (X, Y, Z).
         before: The same scan, with the same noise, without deposits.
         muscle: Signal of muscle in these units.
@@ -69,7 +70,7 @@ def seen_on_stir(
 
     Source: Rose, J. Opt. Soc. Am. 38, 196 (1948): detection needs contrast / noise * sqrt(area) of about 5.
     """
-    pieces = cc3d.connected_components(label != 0, connectivity=26, binary_image=True)
+    pieces = cc3d.connected_components(label != 0, connectivity=CONNECTIVITY, binary_image=True)
     inside = np.nonzero(pieces)
     least = _LEAST_OF_MUSCLE * muscle
     level = _means(pieces[inside], image[inside])
