@@ -174,7 +174,9 @@ class PreprocessConfig:
     order: int = 1
     """Interpolation to this spacing: 1 linear, 3 cubic. A model is to be used with the one it was trained with."""
     follow_slices: bool = False
-    """Turn scans of thick slices so that these lie as the grid's do, be they axial, coronal or sagittal."""
+    """Turn scans of thick slices so that these lie as the grid's do, be they axial, coronal or sagittal, and leave them
+    as far apart as they are: blended slices hide what fills one of them. (Figures while training take all voxels to
+    be of ``spacing``.)"""
 
     def __post_init__(self) -> None:
         """Check ranges."""
