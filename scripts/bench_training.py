@@ -4,8 +4,8 @@
 
 Both ways run in turn in one process, so only the ratio is to be read: step time with data over step time without. On a
 CPU workers share the cores with the network; on a GPU they do not. Overrides are those of ``jdm-seg train``, such as
-``network=space_to_depth_unet`` or ``data.patch_size=[96,96,96]``. Without ``--backgrounds`` two procedural limbs stand
-in.
+``network=space_to_depth_unet``, ``data.patch_size=[96,96,96]`` or ``trainer.compile=true``. Without ``--backgrounds``
+two procedural limbs stand in.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from jdm_seg.data import CaseDataModule
 from jdm_seg.losses import build_loss
 from jdm_seg.networks import as_levels, build_network
 from jdm_seg.synthesis.dataset import synthesize_dataset
-from jdm_seg.train import precision_of
+from jdm_seg.train import compile_network, precision_of
 
 _STEPS = 20
 _WARM = 4
@@ -73,6 +73,8 @@ class Run:
         data.prepare_data()
         data.setup()
         self._network = build_network(config.network).train()
+        if config.trainer.compile:
+            compile_network(self._network, "cpu")
         self._loss = build_loss(config.loss)
         self._optimizer = torch.optim.AdamW(self._network.parameters(), lr=1e-3)
         self._batches = _endless(data)

@@ -83,7 +83,7 @@ def train(config: TrainConfig, run_dir: Path) -> Path:
     _check_patch_size(module, config.data.patch_size, "data.patch_size")
     _check_patch_size(module, module.hparams["inference"]["roi_size"], "inference.roi_size")
     if config.trainer.compile:
-        _compile(module.network, config.trainer.accelerator)
+        compile_network(module.network, config.trainer.accelerator)
     data = CaseDataModule(config.data, config.preprocess, config.augment, config.seed)
     data.prepare_data()
     training, validation = data.split()
@@ -229,7 +229,7 @@ def _cpu_has_bf16() -> bool:
 _COMPILERS = ("g++", "clang++", "c++", "cl")
 
 
-def _compile(network: torch.nn.Module, accelerator: str) -> None:
+def compile_network(network: torch.nn.Module, accelerator: str) -> None:
     """Compile what is trained.
 
     On a CPU a quarter of a step goes into copies between memory layouts. With channels last, compiled code needs few:
