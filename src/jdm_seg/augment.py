@@ -78,20 +78,23 @@ class BatchAugment:
             sigma[:, self._thick] = _NO_BLUR
             image[chosen] = _smoothed(image[chosen], sigma)
         for number, rng in enumerate(drawn):
-            image[number] = self._at_another_level(image[number], rng)
+            self._change_level(image[number], rng)
             if rng.random() < config.noise:
                 generator = torch.Generator(image.device).manual_seed(int(rng.integers(2**62)))
                 noise = torch.randn(image[number].shape, generator=generator, device=image.device)
                 image[number] += float(rng.uniform(0, config.noise_std)) * noise
         return image, label
 
-    def _at_another_level(self, values: Tensor, rng: np.random.Generator) -> Tensor:
-        scaled, shifted = (rng.random() < self.config.contrast for _ in range(2))
+    def _change_level(self, values: Tensor, rng: np.random.Generator) -> None:
+        contrast = self.config.contrast
         if self.magnitudes:
-            return (values + 1) * (1 + float(rng.uniform(-_GAIN, _GAIN))) - 1 if scaled else values
-        if scaled:
-            values = values * (1 + float(rng.uniform(-_SCALED, _SCALED)))
-        return values + float(rng.uniform(-_SHIFTED, _SHIFTED)) if shifted else values
+            if rng.random() < contrast:
+                values.add_(1).mul_(1 + float(rng.uniform(-_GAIN, _GAIN))).sub_(1)
+            return
+        if rng.random() < contrast:
+            values.mul_(1 + float(rng.uniform(-_SCALED, _SCALED)))
+        if rng.random() < contrast:
+            values.add_(float(rng.uniform(-_SHIFTED, _SHIFTED)))
 
     def _matrix(self, rng: np.random.Generator) -> NDArray[np.float64]:
         """Draw a matrix (3, 3) from voxels of the new patch to those of the old one, about the middle."""

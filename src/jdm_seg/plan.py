@@ -133,9 +133,10 @@ def plan(config: TrainConfig, found: Fingerprint, memory: int) -> tuple[TrainCon
     Raises:
         InputError: If not even one small window fits into the memory.
     """
-    spacing = config.preprocess.spacing if all(config.preprocess.spacing) else _spacing(found)
-    lie_apart = np.count_nonzero(found.slices_across) > 1 and not all(config.preprocess.spacing)
-    follow = config.preprocess.follow_slices or lie_apart
+    spacing, follow = config.preprocess.spacing, config.preprocess.follow_slices
+    if not all(spacing):
+        spacing = _spacing(found)
+        follow = follow or np.count_nonzero(found.slices_across) > 1
     network = dict(config.network)
     divisor = 32
     if network["_target_"] == _OURS:

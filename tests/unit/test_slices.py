@@ -92,8 +92,9 @@ def test_voxels_without_slices_and_other_configs_stay():
     assert follow_slices(scan, CONFIG) is scan
     assert preprocess(scan, CONFIG)[1].spacing == CONFIG.spacing
     plain = PreprocessConfig("stir", CONFIG.spacing, CONFIG.intensity)
-    assert follow_slices(limb("axial"), plain).affine is not None
-    assert preprocess(limb("axial"), plain)[1].swapped == (0, 0)
+    axial = limb("axial")
+    assert follow_slices(axial, plain) is axial
+    assert preprocess(axial, plain)[1].swapped == (0, 0)
 
 
 def test_turning_twice_is_turning_once():
