@@ -11,9 +11,17 @@ from scipy import ndimage
 from jdm_seg.synthesis import insert
 from jdm_seg.synthesis.anatomy.host import build_host
 from jdm_seg.synthesis.anatomy.tissue import BONE, Region, Tissue
-from jdm_seg.synthesis.deposits.lookalikes import AMBIGUOUS, KINDS, ON_SKIN, THROUGH_SKIN, LookAlike, sample_lookalikes
+from jdm_seg.synthesis.deposits.lookalikes import (
+    AMBIGUOUS,
+    IN_BONE,
+    KINDS,
+    ON_SKIN,
+    THROUGH_SKIN,
+    LookAlike,
+    sample_lookalikes,
+)
 from jdm_seg.synthesis.deposits.overlay import render_lookalike
-from jdm_seg.synthesis.insert import IGNORE, InsertCalcinosisd, host_arrays
+from jdm_seg.synthesis.insert import IGNORE, SKELETON, InsertCalcinosisd, host_arrays
 
 SPACING = (1.0, 1.0, 1.0)
 
@@ -66,9 +74,10 @@ def test_kinds_lie_where_they_belong(drawn):
         if overlay is None:
             continue
         filled, tissue = overlay.coverage > 0, host.tissue[overlay.box]
-        assert not np.isin(tissue[filled], BONE).any(), x.kind
+        bone = np.isin(tissue, BONE)
+        assert x.kind in IN_BONE or not bone[filled].any(), x.kind
         if x.kind not in (*ON_SKIN, *THROUGH_SKIN):
-            assert host.soft[overlay.box][filled].all(), x.kind
+            assert (host.soft[overlay.box] | bone)[filled].all(), x.kind
         at = tuple(np.clip((np.array(x.centre) / host.spacing).astype(int), 0, np.array(host.tissue.shape) - 1))
         if x.kind == "phlebolith":
             assert host.depth_mm[at] > 7
@@ -76,9 +85,11 @@ def test_kinds_lie_where_they_belong(drawn):
             assert host.bone_mm[at] < 11
         if x.kind == "bowel":
             assert host.region[at] == Region.ABDOMEN
+        if x.kind == "implant":
+            assert host.bone_mm[at] < 4
         if x.kind == "cartilage":
             assert host.region[at] == Region.CHEST
-        if x.kind == "lead":
+        if x.kind in ON_SKIN:
             assert abs(np.hypot(x.centre[0] - 55, x.centre[1] - 55) - 50) < 2.5
 
 
@@ -89,7 +100,7 @@ def test_sizes_and_ct_numbers_are_as_stated(drawn):
     ossicles = [x for x in drawn[1] if x.kind == "ossicle"]
     assert all(1 <= x.wall <= 2 for x in ossicles)
     assert all(109 <= x.hu["TRABECULA"] <= 357 for x in ossicles)
-    assert all(x.hu["METAL"] > 3071 for x in drawn[1] if x.kind == "clip")
+    assert all(x.hu["METAL"] > 3071 for x in drawn[1] if x.kind in ("clip", "implant"))
 
 
 @pytest.mark.parametrize("spacing", [SPACING, (1.5, 1.5, 1.5), (1.0, 1.0, 3.0)])
@@ -136,7 +147,7 @@ def test_same_seed_same_look_alikes(drawn):
     assert sample_lookalikes(empty, np.random.default_rng(0)) == ()
 
 
-@pytest.mark.parametrize("kind", ["phlebolith", "ossicle", "line", *AMBIGUOUS])
+@pytest.mark.parametrize("kind", ["phlebolith", "ossicle", "line", "hub", "implant", *AMBIGUOUS])
 def test_the_transform_teaches_none_as_positive_and_ignores_the_ambiguous(kind, monkeypatch):
     host = limb()
     hu = np.select([host.tissue == Tissue.AIR, host.tissue == Tissue.FAT], [-1000.0, -100.0], 50.0)
@@ -155,6 +166,24 @@ def test_the_transform_teaches_none_as_positive_and_ignores_the_ambiguous(kind, 
     if kind in AMBIGUOUS:
         dense = ndimage.binary_erosion(change > 150)
         assert (label[dense] == IGNORE).all()
+
+
+def test_metal_in_bone_is_seen_there_and_bone_stays_bone(monkeypatch):
+    host = limb()
+    hu = np.select([host.tissue == Tissue.AIR, host.tissue == Tissue.FAT], [-1000.0, -100.0], 50.0).astype(np.float32)
+    hu[host.tissue == Tissue.CORTEX] = 900
+    pin = item(kind="implant", centre=(64.0, 55.0, 40.0), radius=1.5, length=30.0, axis=(1.0, 0.0, 0.0))
+    pin = replace(pin, hu={"METAL": 6000.0})
+    sample = {"image": hu[None], **host_arrays(hu, SPACING)}
+    bone = sample["tissue"][0] == Tissue.CORTEX
+    monkeypatch.setattr(insert, "sample_lookalikes", lambda *_: (pin,))
+    result = InsertCalcinosisd(SPACING, probability=0, lookalikes=1, skeleton=True).set_random_state(0)(sample)
+    image, label = result["image"].numpy()[0], result["label"].numpy()[0]
+    assert image[55, 55, 40] > 2500  # in the middle of the bone
+    assert image[72, 55, 40] > 2500  # and beside it
+    assert (label[bone] == SKELETON).all()
+    assert not (label == 1).any()
+    assert np.array_equal(image[:, :, :30], hu[:, :, :30])
 
 
 def test_no_deposit_is_drawn_into_a_look_alike(monkeypatch):

@@ -35,7 +35,8 @@ _OWN_BLUR_VOXELS = 15_000
 """Larger boxes that overlap share one blur: one for each of several long sheets would take too long."""
 _BLUR_SPREAD = 0.12
 _KVS = ("80", "100", "120", "140")
-_UNTOUCHED = (*BONE, Tissue.GAS, Tissue.LUNG)
+_AIRY = (Tissue.GAS, Tissue.LUNG)
+_UNTOUCHED = (*BONE, *_AIRY)
 
 
 def background_hu(hu: NDArray[Any], soft: NDArray[np.bool_], spacing: Spacing) -> FloatArray:
@@ -160,7 +161,7 @@ def insert_overlays(
     Args:
         hu: CT numbers, shape (X, Y, Z).
         overlays: Rendered look-alikes, each with the CT number of its tissues by name.
-        host: Tissue of the same grid; bone and lung stay as they are.
+        host: Tissue of the same grid; lung stays as it is, and bone where nothing is screwed or sewn into it.
         acquisition: Blur of this scan.
         background: Noise-free CT numbers around every voxel.
 
@@ -173,10 +174,14 @@ def insert_overlays(
         inner = tuple(slice(b.start - a.start, b.stop - a.start) for a, b in zip(around, overlay.box, strict=True))
         tissue = host.tissue[overlay.box]
         near = np.where(is_soft(tissue), background[overlay.box], np.float32(-1000)).astype(np.float32)
+        kept = is_one_of(host.tissue[around], _UNTOUCHED)
+        if overlay.in_bone:
+            near = np.where(is_one_of(tissue, BONE), hu[overlay.box], near).astype(np.float32)
+            kept = is_one_of(host.tissue[around], _AIRY)
         added = np.zeros(box_shape(around), np.float32)
         for code, coverage in overlay.layers:
             added[inner] += coverage * (np.float32(numbers[code.name]) - near)
-        _add(result, _blurred(added, around, host, acquisition), around, ~is_one_of(host.tissue[around], _UNTOUCHED))
+        _add(result, _blurred(added, around, host, acquisition), around, ~kept)
     return result
 
 

@@ -22,9 +22,11 @@ FloatArray = NDArray[np.float32]
 AMBIGUOUS = ("node", "granuloma")
 """Calcified lymph nodes and injection granulomas: a reader cannot always tell them from calcinosis, so they are neither
 a negative nor a positive."""
-ON_SKIN = ("lead",)
+ON_SKIN = ("lead", "hub")
 THROUGH_SKIN = ("line",)
 """Kinds that may reach into the air."""
+IN_BONE = ("implant",)
+"""Kinds that lie in bone as well as beside it."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,19 @@ def _lead(rng: np.random.Generator) -> _Form:
     return _Form(hu, rng.uniform(2, 7), flat=rng.uniform(0.15, 0.4))
 
 
+def _hub(rng: np.random.Generator) -> _Form:
+    """Connector, clamp or tap of a line, needle of a port: plastic around metal."""
+    radius = rng.uniform(4, 12)
+    hu = {"PLASTIC": rng.uniform(100, 700), "METAL": rng.uniform(1500, 9000)}
+    return _Form(hu, radius, radius * rng.uniform(0.2, 0.6), flat=rng.uniform(0.4, 1))
+
+
+def _implant(rng: np.random.Generator) -> _Form:
+    """Wire of a breastbone that was opened, pin, screw or nail in bone."""
+    radius = rng.uniform(0.4, 0.9) if rng.random() < 0.5 else rng.uniform(0.9, 4)
+    return _Form({"METAL": rng.uniform(4000, 9000)}, radius, length=rng.uniform(10, 60), bend=0.2)
+
+
 def _clip(rng: np.random.Generator) -> _Form:
     """Surgical clip, wire or screw: saturates the scale."""
     length = rng.uniform(4, 12) if rng.random() < 0.6 else rng.uniform(15, 45)
@@ -174,10 +189,12 @@ KINDS: dict[str, _Kind] = {
     "ossicle": _Kind(0.2, lambda p: (p.bone_mm > 1.5) & (p.bone_mm < 10) & (p.depth_mm > 3), _ossicle),
     "line": _Kind(0.1, lambda p: p.depth_mm > 1, _line),
     "lead": _Kind(0.08, lambda p: p.depth_mm < 2.5, _lead),
+    "hub": _Kind(0.05, lambda p: p.depth_mm < 2.5, _hub),
+    "implant": _Kind(0.06, lambda p: (p.bone_mm < 3) & (p.depth_mm > 3), _implant),
     "clip": _Kind(0.06, lambda p: p.depth_mm > 4, _clip),
     "contrast": _Kind(0.12, lambda p: p.depth_mm > 6, _contrast),
     "bowel": _Kind(0.02, lambda p: (p.depth_mm > 20) & (p.region == Region.ABDOMEN), _bowel),
-    "cartilage": _Kind(0.02, lambda p: (p.depth_mm > 6) & (p.region == Region.CHEST), _cartilage),
+    "cartilage": _Kind(0.06, lambda p: (p.depth_mm > 6) & (p.bone_mm < 25) & (p.region == Region.CHEST), _cartilage),
 }
 """Kinds, with their share (assumed)."""
 

@@ -20,7 +20,7 @@ from jdm_seg.synthesis.deposits.fields import (
     parts_for,
     share_inside,
 )
-from jdm_seg.synthesis.deposits.lookalikes import ON_SKIN, THROUGH_SKIN, LookAlike
+from jdm_seg.synthesis.deposits.lookalikes import IN_BONE, ON_SKIN, THROUGH_SKIN, LookAlike
 
 FloatArray = NDArray[np.float32]
 
@@ -32,10 +32,12 @@ class Overlay:
     Attributes:
         box: Where on the grid.
         layers: (tissue, coverage) pairs; coverages have the shape of the box and sum to at most 1.
+        in_bone: Whether bone may change, too.
     """
 
     box: Box
     layers: tuple[tuple[Tissue, FloatArray], ...]
+    in_bone: bool = False
 
     @property
     def coverage(self) -> FloatArray:
@@ -57,7 +59,8 @@ class Overlay:
 def render_lookalike(item: LookAlike, host: Host) -> Overlay | None:
     """Return how much of each voxel a look-alike fills, None where that is nothing.
 
-    Bone stays as it is, and so does air, but for what lies on the skin or crosses it.
+    Bone stays as it is, but for what is screwed or sewn into it, and so does air, but for what lies on the skin or
+    crosses it.
 
     Args:
         item: As drawn by :func:`sample_lookalikes`.
@@ -68,16 +71,18 @@ def render_lookalike(item: LookAlike, host: Host) -> Overlay | None:
         return None
     box, outer, inner = drawn
     tissue = host.tissue[box]
-    blocked = is_one_of(tissue, BONE)
+    in_bone = item.kind in IN_BONE
+    bone = is_one_of(tissue, BONE)
+    blocked = bone & (not in_bone)
     if item.kind not in (*ON_SKIN, *THROUGH_SKIN):
-        blocked |= ~is_soft(tissue)
+        blocked |= ~(is_soft(tissue) | bone)
     outer[blocked] = 0
     inner[blocked] = 0
     if not outer.any():
         return None
     codes = [Tissue[name] for name in item.hu]
     layers = [(codes[0], outer - inner)] + ([(codes[1], inner)] if len(codes) > 1 else [])
-    return Overlay(box, tuple(layers))
+    return Overlay(box, tuple(layers), in_bone)
 
 
 def _render_ellipsoid(item: LookAlike, host: Host) -> tuple[Box, FloatArray, FloatArray] | None:
