@@ -15,6 +15,7 @@ from jdm_seg.synthesis.deposits.lookalikes import (
     AMBIGUOUS,
     IN_BONE,
     KINDS,
+    KINDS_IN_SCANS,
     ON_SKIN,
     THROUGH_SKIN,
     LookAlike,
@@ -46,17 +47,21 @@ def item(**changes):
     return replace(base, **changes)
 
 
+def in_scan(host, seed):
+    return sample_lookalikes(host, np.random.default_rng(seed), kinds=KINDS_IN_SCANS)
+
+
 @pytest.fixture(scope="module")
 def drawn():
     """Look-alikes of 300 patches, and their host."""
     host = limb()
-    return host, [x for s in range(300) for x in sample_lookalikes(host, np.random.default_rng(s))]
+    return host, [x for s in range(300) for x in in_scan(host, s)]
 
 
 def test_every_kind_is_drawn_and_renders(drawn):
     host, items = drawn
-    assert {x.kind for x in items} == set(KINDS)
-    for kind in KINDS:
+    assert {x.kind for x in items} == set(KINDS_IN_SCANS)
+    for kind in KINDS_IN_SCANS:
         overlays = [render_lookalike(x, host) for x in items if x.kind == kind]
         rendered = [o for o in overlays if o is not None]
         assert len(rendered) >= 0.8 * len(overlays), kind
@@ -94,7 +99,7 @@ def test_kinds_lie_where_they_belong(drawn):
 
 
 def test_sizes_and_ct_numbers_are_as_stated(drawn):
-    radius = {k: [x.radius for x in drawn[1] if x.kind == k] for k in KINDS}
+    radius = {k: [x.radius for x in drawn[1] if x.kind == k] for k in KINDS_IN_SCANS}
     assert min(radius["phlebolith"]) >= 1  # 2 to 6 mm across
     assert max(radius["phlebolith"]) <= 3
     ossicles = [x for x in drawn[1] if x.kind == "ossicle"]
@@ -142,7 +147,8 @@ def test_what_lies_outside_the_grid_renders_to_nothing():
 
 def test_same_seed_same_look_alikes(drawn):
     host = drawn[0]
-    assert sample_lookalikes(host, np.random.default_rng(3)) == sample_lookalikes(host, np.random.default_rng(3))
+    assert in_scan(host, 3) == in_scan(host, 3)
+    assert {x.kind for s in range(200) for x in sample_lookalikes(host, np.random.default_rng(s))} == set(KINDS)
     empty = build_host(np.full((20, 20, 20), Tissue.CORTEX, np.uint8), SPACING)
     assert sample_lookalikes(empty, np.random.default_rng(0)) == ()
 
@@ -154,8 +160,8 @@ def test_the_transform_teaches_none_as_positive_and_ignores_the_ambiguous(kind, 
     hu[host.tissue == Tissue.CORTEX] = 900
     hu += np.random.default_rng(0).normal(0, 8, hu.shape)
     sample = {"image": hu.astype(np.float32)[None], **host_arrays(hu.astype(np.float32), SPACING)}
-    items = [x for s in range(120) for x in sample_lookalikes(host, np.random.default_rng(s)) if x.kind == kind][:1]
-    monkeypatch.setattr(insert, "sample_lookalikes", lambda *_: tuple(items))
+    items = [x for s in range(120) for x in in_scan(host, s) if x.kind == kind][:1]
+    monkeypatch.setattr(insert, "sample_lookalikes", lambda *_, **__: tuple(items))
     transform = InsertCalcinosisd(SPACING, probability=0, lookalikes=1).set_random_state(0)
     before = (sample["tissue"][0] == Tissue.DENSE) * np.uint8(IGNORE)
     result = transform(sample)
@@ -176,7 +182,7 @@ def test_metal_in_bone_is_seen_there_and_bone_stays_bone(monkeypatch):
     pin = replace(pin, hu={"METAL": 6000.0})
     sample = {"image": hu[None], **host_arrays(hu, SPACING)}
     bone = sample["tissue"][0] == Tissue.CORTEX
-    monkeypatch.setattr(insert, "sample_lookalikes", lambda *_: (pin,))
+    monkeypatch.setattr(insert, "sample_lookalikes", lambda *_, **__: (pin,))
     result = InsertCalcinosisd(SPACING, probability=0, lookalikes=1, skeleton=True).set_random_state(0)(sample)
     image, label = result["image"].numpy()[0], result["label"].numpy()[0]
     assert image[55, 55, 40] > 2500  # in the middle of the bone
@@ -190,7 +196,7 @@ def test_no_deposit_is_drawn_into_a_look_alike(monkeypatch):
     host = limb()
     hu = np.select([host.tissue == Tissue.AIR, host.tissue == Tissue.FAT], [-1000.0, -100.0], 50.0).astype(np.float32)
     stone = item(centre=(55.0, 93.0, 40.0), radius=7.0, wall=7.0)
-    monkeypatch.setattr(insert, "sample_lookalikes", lambda *_: (stone,))
+    monkeypatch.setattr(insert, "sample_lookalikes", lambda *_, **__: (stone,))
     inside = render_lookalike(stone, host)
     transform = InsertCalcinosisd(SPACING, probability=1, lookalikes=1).set_random_state(0)
     sample = {"image": hu[None], **host_arrays(hu, SPACING)}

@@ -28,7 +28,7 @@ from jdm_seg.synthesis.blend import (
     sample_scan_blur,
 )
 from jdm_seg.synthesis.deposits.calcinosis import Calcinosis, Priors, render_deposits, sample_deposits
-from jdm_seg.synthesis.deposits.lookalikes import AMBIGUOUS, sample_lookalikes
+from jdm_seg.synthesis.deposits.lookalikes import AMBIGUOUS, KINDS_IN_SCANS, sample_lookalikes
 from jdm_seg.synthesis.deposits.overlay import render_lookalike
 from jdm_seg.synthesis.estimate import estimate_stir_tissue, estimate_tissue
 from jdm_seg.synthesis.stir.acquisition import sample_stir
@@ -223,7 +223,7 @@ class InsertCalcinosisd(MapTransform, Randomizable):  # type: ignore[misc]
         """Draw look-alikes; the host that comes back offers their place to no deposit."""
         overlays = []
         tissue = host.tissue.copy()
-        for item in sample_lookalikes(host, rng):
+        for item in sample_lookalikes(host, rng, kinds=KINDS_IN_SCANS):
             overlay = render_lookalike(item, host)
             if overlay is None:
                 continue

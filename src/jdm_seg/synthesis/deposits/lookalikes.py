@@ -6,7 +6,7 @@ Kinds and CT numbers follow the differential diagnosis of soft-tissue calcificat
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,7 +34,7 @@ class LookAlike:
     """One look-alike, as drawn. Positions and lengths in mm of the host's grid.
 
     Attributes:
-        kind: A key of :data:`KINDS`.
+        kind: A key of :data:`KINDS_IN_SCANS`.
         centre: Its middle; of a tube, the middle of its length.
         radius: Outer radius; of an ellipsoid, the mean one.
         wall: Thickness of what lies around the core; as much as the radius where there is no core.
@@ -189,34 +189,39 @@ KINDS: dict[str, _Kind] = {
     "ossicle": _Kind(0.2, lambda p: (p.bone_mm > 1.5) & (p.bone_mm < 10) & (p.depth_mm > 3), _ossicle),
     "line": _Kind(0.1, lambda p: p.depth_mm > 1, _line),
     "lead": _Kind(0.08, lambda p: p.depth_mm < 2.5, _lead),
-    "hub": _Kind(0.05, lambda p: p.depth_mm < 2.5, _hub),
-    "implant": _Kind(0.06, lambda p: (p.bone_mm < 3) & (p.depth_mm > 3), _implant),
     "clip": _Kind(0.06, lambda p: p.depth_mm > 4, _clip),
     "contrast": _Kind(0.12, lambda p: p.depth_mm > 6, _contrast),
     "bowel": _Kind(0.02, lambda p: (p.depth_mm > 20) & (p.region == Region.ABDOMEN), _bowel),
-    "cartilage": _Kind(0.06, lambda p: (p.depth_mm > 6) & (p.bone_mm < 25) & (p.region == Region.CHEST), _cartilage),
+    "cartilage": _Kind(0.02, lambda p: (p.depth_mm > 6) & (p.region == Region.CHEST), _cartilage),
 }
 """Kinds, with their share (assumed)."""
+KINDS_IN_SCANS: dict[str, _Kind] = {
+    **KINDS,
+    "hub": _Kind(0.05, lambda p: p.depth_mm < 2.5, _hub),
+    "implant": _Kind(0.06, lambda p: (p.bone_mm < 3) & (p.depth_mm > 3), _implant),
+}
+"""Kinds for scans of people; a procedural body has lines and metal of its own (``anatomy.surroundings``)."""
 
 
-def sample_lookalikes(host: Host, rng: np.random.Generator, mean: float = 1.5) -> tuple[LookAlike, ...]:
+def sample_lookalikes(
+    host: Host, rng: np.random.Generator, mean: float = 1.5, kinds: Mapping[str, _Kind] = KINDS
+) -> tuple[LookAlike, ...]:
     """Draw at least one look-alike, ``1 + Poisson(mean - 1)`` of them, of the kinds that have a place in the host."""
     pool = draw_pool(host, rng)
-    allowed = {name: np.flatnonzero(kind.fits(pool)) for name, kind in KINDS.items()} if len(pool) else {}
+    allowed = {name: np.flatnonzero(kind.fits(pool)) for name, kind in kinds.items()} if len(pool) else {}
     names = [name for name, where in allowed.items() if where.size]
     if not names:
         return ()
-    weight = np.array([KINDS[name].weight for name in names])
+    weight = np.array([kinds[name].weight for name in names])
     items = []
     for _ in range(1 + int(rng.poisson(max(mean - 1, 0)))):
         name = names[int(rng.choice(len(names), p=weight / weight.sum()))]
         index = pool.index[allowed[name][rng.integers(len(allowed[name]))]]
-        items.append(_draw(name, index, host, rng))
+        items.append(_draw(name, kinds[name].draw(rng), index, host, rng))
     return tuple(items)
 
 
-def _draw(name: str, index: NDArray[np.intp], host: Host, rng: np.random.Generator) -> LookAlike:
-    form = KINDS[name].draw(rng)
+def _draw(name: str, form: _Form, index: NDArray[np.intp], host: Host, rng: np.random.Generator) -> LookAlike:
     centre = (index + rng.random(3)) * host.spacing
     axis = rng.normal(size=3)
     if form.length:
