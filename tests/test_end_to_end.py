@@ -393,6 +393,7 @@ def test_wandb_logs_offline(phantom, tmp_path, monkeypatch):
         tmp_path / "w",
     )
     assert list((out / "wandb").glob("offline-run-*/*.wandb"))
+    assert "train/loss" in (out / "metrics.csv").read_text()
 
 
 def test_a_patch_the_network_cannot_halve_is_named(phantom, tmp_path):

@@ -17,15 +17,17 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from lightning.pytorch.callbacks import EarlyStopping, Timer
 
 from jdm_seg.cache import CaseCache, read_sample
 from jdm_seg.cases import Case
-from jdm_seg.config import PreprocessConfig, compose, plain
+from jdm_seg.config import PreprocessConfig, _run_dir, compose, plain
 from jdm_seg.data import CaseDataModule
 from jdm_seg.errors import InputError
-from jdm_seg.module import SegmentationModule
+from jdm_seg.module import SegmentationModule, _of_size
+from jdm_seg.networks import build_network
 from jdm_seg.patches import EpochSampler, PatchDataset, Source
-from jdm_seg.train import begin_with, load_module, train
+from jdm_seg.train import _build_trainer, begin_with, load_module, train
 from jdm_seg.transforms import LoadCase
 
 SETTINGS = [
@@ -88,13 +90,13 @@ from jdm_seg.config import compose
 from jdm_seg.module import SegmentationModule
 from jdm_seg.train import train
 
-step, run, *overrides = sys.argv[1:]
+step, name, run, *overrides = sys.argv[1:]
 learn = SegmentationModule.training_step
 
 
 def told_to_go(self, batch, batch_index):
     if self.global_step == int(step) - 1:
-        os.killpg(os.getpgrp(), signal.SIGTERM)
+        os.killpg(os.getpgrp(), getattr(signal, name))
     return learn(self, batch, batch_index)
 
 
@@ -108,7 +110,7 @@ def test_a_run_asked_to_stop_anywhere_goes_on_exactly(cases, undisturbed, tmp_pa
     """Steps 2, 9 and 17 lie inside an epoch of six, step 6 is its last; every process of the job hears the signal."""
     run = tmp_path / "run"
     overrides = ["data=labelled", f"data.root={cases}", f"data.cache={cases / 'cache'}", *SETTINGS, *LONG]
-    command = [sys.executable, "-c", TOLD_TO_GO, str(step), str(run), *overrides, f"data.workers={workers}"]
+    command = [sys.executable, "-c", TOLD_TO_GO, str(step), "SIGTERM", str(run), *overrides, f"data.workers={workers}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, start_new_session=True)
     assert done.returncode == 0, done.stderr
     facts = json.loads((run / "run.json").read_text())
@@ -118,22 +120,84 @@ def test_a_run_asked_to_stop_anywhere_goes_on_exactly(cases, undisturbed, tmp_pa
     assert_same_weights(run, undisturbed)
 
 
-def test_a_killed_process_goes_on_exactly(cases, undisturbed, tmp_path):
-    """SIGKILL at any moment: what was saved last, by time, is whole."""
-    run = tmp_path / "run"
-    command = [sys.executable, "-c", "from jdm_seg.cli import main; main()", "train", "data=labelled"]
-    command += [f"data.root={cases}", f"data.cache={cases / 'cache'}", f"run_dir={run}", *SETTINGS, *LONG]
-    command += ["callbacks.safe_stop.every_minutes=0.0001"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not (run / "checkpoints" / "last.ckpt").exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.02)
-    time.sleep(0.3)
-    process.kill()
-    process.wait()
-    done = subprocess.run([*command, "ckpt=last"], capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 0, done.stderr
+FAKE_SLURM = """#!/bin/sh
+echo "$@" >> "$ASKED"
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGUSR2"])
+def test_a_job_that_is_warned_goes_back_into_the_queue_and_on_from_there(cases, undisturbed, tmp_path, name):
+    """Slurm's part is played by a file that notes what it is asked: requeue the job."""
+    run, programs = tmp_path / "run", tmp_path / "bin"
+    programs.mkdir()
+    (programs / "scontrol").write_text(FAKE_SLURM)
+    (programs / "scontrol").chmod(0o755)
+    overrides = ["data=labelled", f"data.root={cases}", f"data.cache={cases / 'cache'}", *SETTINGS, *LONG]
+    environment = {**os.environ, "SLURM_JOB_ID": "71", "ASKED": str(tmp_path / "asked")}
+    environment["PATH"] = f"{programs}{os.pathsep}{environment['PATH']}"
+
+    def start(step: int, **more: str):
+        command = [sys.executable, "-c", TOLD_TO_GO, str(step), name, str(run), *overrides]
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=300, start_new_session=True,
+            env={**environment, **more},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return json.loads((run / "run.json").read_text())
+
+    assert start(4)["status"] == "stopped"
+    assert (tmp_path / "asked").read_text() == "requeue 71\n"
+    facts = start(0, SLURM_RESTART_COUNT="1")  # the same command; nothing tells it to go this time
+    assert (facts["status"], facts["steps"]) == ("finished", 18)
+    assert (tmp_path / "asked").read_text() == "requeue 71\n"
     assert_same_weights(run, undisturbed)
+
+
+def test_a_job_of_several_processes_has_one_folder(monkeypatch, tmp_path):
+    (tmp_path / "ct_smoke" / "slurm-71").mkdir(parents=True)  # one of them was faster
+    for key, value in {"SLURM_JOB_ID": "71", "SLURM_NTASKS": "4", "SLURM_STEP_ID": "0"}.items():
+        monkeypatch.setenv(key, value)
+    assert _run_dir(str(tmp_path), "ct_smoke", None) == str(tmp_path / "ct_smoke" / "slurm-71")
+    monkeypatch.setenv("SLURM_STEP_ID", "1")
+    assert _run_dir(str(tmp_path), "ct_smoke", None) == str(tmp_path / "ct_smoke" / "slurm-71-1")
+    monkeypatch.setenv("SLURM_NTASKS", "1")  # the second training of a script
+    assert "slurm-71" not in _run_dir(str(tmp_path), "ct_smoke", None)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert _run_dir(str(tmp_path), "ct_smoke", None) == str(tmp_path / "ct_smoke" / "slurm-71")
+
+
+STEPS_200 = ("data.patches_per_epoch=136", "trainer.max_epochs=3", "trainer.validate_every=3", "data.workers=0")
+
+
+def test_a_killed_process_goes_on_exactly(cases, tmp_path):
+    """204 steps, killed twice at a random moment: what was saved last, by time, is whole."""
+    command = [sys.executable, "-c", "from jdm_seg.cli import main; main()", "train", "data=labelled"]
+    command += [f"data.root={cases}", f"data.cache={cases / 'cache'}", *SETTINGS, *STEPS_200]
+    command += ["callbacks.safe_stop.every_minutes=0.0001"]
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    rng = np.random.default_rng()
+    for more in ([], ["ckpt=last"]):
+        before = (run / "checkpoints" / "last.ckpt").stat().st_mtime_ns if more else 0
+        process = subprocess.Popen(
+            [*command, f"run_dir={run}", *more], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        deadline = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < deadline:
+            last = run / "checkpoints" / "last.ckpt"
+            if last.exists() and last.stat().st_mtime_ns > before:
+                break
+            time.sleep(0.02)
+        time.sleep(rng.uniform(0, 0.8))
+        process.kill()
+        process.wait()
+        assert json.loads((run / "run.json").read_text())["status"] == "running"  # it was not done yet
+    for folder, more in ((run, ["ckpt=last"]), (whole, [])):
+        done = subprocess.run(
+            [*command, f"run_dir={folder}", *more], capture_output=True, text=True, check=False, timeout=300
+        )
+        assert done.returncode == 0, done.stderr
+        assert json.loads((folder / "run.json").read_text())["steps"] == 204
+    assert_same_weights(run, whole)
 
 
 def test_a_file_named_stop_ends_a_run(cases, tmp_path, monkeypatch):
@@ -150,15 +214,85 @@ def test_a_file_named_stop_ends_a_run(cases, tmp_path, monkeypatch):
     assert (facts["status"], facts["steps"]) == ("stopped", 4)
 
 
-def test_averaged_weights_are_what_is_kept(cases, tmp_path):
-    """With a decay of 1 the average never leaves the first step's weights; plain training does."""
-    frozen = ["callbacks=long", "callbacks.average.decay=1.0", "data.patches_per_epoch=4", "trainer.max_epochs=2"]
-    train(configured(cases, tmp_path / "a", *frozen), tmp_path / "a")
-    train(configured(cases, tmp_path / "b", *frozen[2:]), tmp_path / "b")
-    train(configured(cases, tmp_path / "c", "data.patches_per_epoch=2", "trainer.max_epochs=1"), tmp_path / "c")
-    averaged, plain_end = weights(tmp_path / "a"), weights(tmp_path / "b")
-    name = next(n for n, w in averaged.items() if w.ndim == 5)
-    assert not torch.equal(averaged[name], plain_end[name])
+def test_averaged_weights_are_what_is_kept(cases, tmp_path, monkeypatch):
+    """Against the mean by hand: it begins with the first step's weights, and each further one halves its distance."""
+    seen: list[dict[str, torch.Tensor]] = []
+
+    def after_step(self, outputs, batch, batch_index):
+        seen.append({name: weight.detach().clone() for name, weight in self.network.state_dict().items()})
+
+    monkeypatch.setattr(SegmentationModule, "on_train_batch_end", after_step)
+    settings = ["callbacks=long", "callbacks.average.decay=0.5", "data.patches_per_epoch=4", "trainer.max_epochs=2"]
+    train(configured(cases, tmp_path / "a", *settings, "trainer.validate_every=2"), tmp_path / "a")
+    assert len(seen) == 4
+    averaged = weights(tmp_path / "a")
+    for name, wanted in seen[0].items():
+        for later in seen[1:]:
+            wanted = 0.5 * wanted + 0.5 * later[name]
+        assert torch.allclose(averaged[name], wanted, atol=1e-6), name
+
+
+def test_averaged_weights_go_on_exactly(cases, tmp_path):
+    settings = [*LONG, "callbacks=long", "callbacks.average.decay=0.9"]
+    train(configured(cases, tmp_path / "whole", *settings), tmp_path / "whole")
+    run = tmp_path / "run"
+    given = ["data=labelled", f"data.root={cases}", f"data.cache={cases / 'cache'}", *SETTINGS, *settings]
+    command = [sys.executable, "-c", TOLD_TO_GO, "9", "SIGTERM", str(run), *given]
+    subprocess.run(command, check=True, capture_output=True, timeout=300, start_new_session=True)
+    assert json.loads((run / "run.json").read_text())["steps"] == 9
+    train(configured(cases, run, *settings, "ckpt=last"), run)
+    assert_same_weights(run, tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("schedule", "at"),
+    [("cosine", lambda left: (1 - np.cos(np.pi * left)) / 2), ("poly", lambda left: left**0.9), ("constant", None)],
+)
+def test_the_learning_rate_rises_and_falls_as_stated(cases, tmp_path, monkeypatch, schedule, at):
+    rates = []
+    learn = SegmentationModule.training_step
+
+    def step(self, batch, batch_index):
+        rates.append(self.trainer.optimizers[0].param_groups[0]["lr"])
+        return learn(self, batch, batch_index)
+
+    monkeypatch.setattr(SegmentationModule, "training_step", step)
+    settings = ["data.patches_per_epoch=24", "trainer.max_epochs=1", "trainer.warmup_steps=3", "optimizer.lr=0.01"]
+    train(configured(cases, tmp_path / "run", *settings, f"trainer.schedule={schedule}"), tmp_path / "run")
+    falling = [1.0 if at is None else at(1 - k / 9) for k in range(9)]
+    assert rates == pytest.approx([0.01 * f for f in (1 / 4, 2 / 4, 3 / 4, *falling)])
+
+
+def test_bf16_is_what_it_computes_in_where_asked(cases, tmp_path, monkeypatch):
+    kinds = set()
+    learn = SegmentationModule.training_step
+
+    def step(self, batch, batch_index):
+        kinds.add(self.network(batch["image"])[0].dtype)
+        return learn(self, batch, batch_index)
+
+    monkeypatch.setattr(SegmentationModule, "training_step", step)
+    run = tmp_path / "run"
+    train(configured(cases, run, *LONG, "trainer.max_epochs=1", "trainer.precision=bf16-mixed"), run)
+    assert kinds == {torch.bfloat16}
+    assert json.loads((run / "run.json").read_text())["precision"] == "bf16-mixed"
+    assert all(torch.isfinite(w).all() and w.dtype == torch.float32 for w in weights(run).values())
+
+
+def test_settings_reach_the_trainer(cases, tmp_path):
+    given = ["trainer.gradient_clip=0.7", "trainer.accumulate=3", "trainer.max_minutes=2"]
+    try:
+        trainer = _build_trainer(configured(cases, tmp_path, *given, "callbacks=long"), tmp_path)
+        assert torch.are_deterministic_algorithms_enabled()  # so it is on CPUs
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert (trainer.gradient_clip_val, trainer.accumulate_grad_batches) == (0.7, 3)
+    (timer,) = (callback for callback in trainer.callbacks if isinstance(callback, Timer))
+    assert timer._duration == 120
+    (early,) = (callback for callback in trainer.callbacks if isinstance(callback, EarlyStopping))
+    assert early.patience == 15
+    _build_trainer(configured(cases, tmp_path, "trainer.deterministic=false"), tmp_path)
+    assert not torch.are_deterministic_algorithms_enabled()
 
 
 @pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="no C++ compiler")
@@ -187,8 +321,34 @@ def test_without_a_compiler_training_goes_on_and_says_so(cases, tmp_path, monkey
 def test_what_is_logged(cases, undisturbed):
     with (undisturbed / "metrics.csv").open(newline="") as stream:
         columns = next(csv.reader(stream))
-    assert {"train/loss", "val/dice", "val/lesion_f1", "val/recall_3_to_10_mm"} <= set(columns)
+    assert {"train/loss", "val/dice", "val/lesion_f1", "val/recall_3_to_10_mm", "val/f1_3_to_10_mm"} <= set(columns)
     assert sorted(p.name for p in (undisturbed / "examples").iterdir()) == [f"epoch_{n:04d}.png" for n in (1, 2, 3)]
+
+
+def test_tensorboard_shows_figures_and_slices(cases, tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    run = tmp_path / "run"
+    given = ["logger=tensorboard", "callbacks.throughput.every_steps=2", "trainer.max_epochs=1"]
+    train(configured(cases, run, *LONG, *given), run)
+    events = accumulator.EventAccumulator(str(run / "tensorboard")).Reload()
+    speeds = {"speed/patches_per_s", "speed/data_wait"}
+    assert {"train/loss", "val/lesion_f1", *speeds} <= set(events.Tags()["scalars"])
+    assert all(0 <= event.value <= 1 for event in events.Scalars("speed/data_wait"))
+    assert events.Images("examples")[0].width > 100
+    assert (run / "metrics.csv").is_file()
+
+
+@pytest.mark.parametrize(
+    ("counts", "recall", "f1"),
+    [
+        ((3, 4, 2, 1), 3 / 4, 12 / 17),
+        ((0, 4, 0, 0), 0.0, 0.0),
+        ((0, 0, 0, 2), np.nan, 0.0),
+        ((0, 0, 0, 0), *[np.nan] * 2),
+    ],
+)
+def test_figures_of_a_size_by_hand(counts, recall, f1):
+    assert _of_size(*counts) == pytest.approx({"recall": recall, "f1": f1}, nan_ok=True)
 
 
 def test_two_processes_see_every_patch_once():
@@ -201,16 +361,27 @@ def test_two_processes_see_every_patch_once():
 
 
 def test_two_processes_train_together(cases, tmp_path):
+    """Two processes of two patches learn what one of four does: gradients are averaged over the same patches."""
     run = tmp_path / "run"
     command = [sys.executable, "-c", "from jdm_seg.cli import main; main()", "train", "data=labelled"]
     command += [f"data.root={cases}", f"data.cache={cases / 'cache'}", f"run_dir={run}", *SETTINGS]
-    command += ["data.patches_per_epoch=8", "trainer.max_epochs=2", "trainer.validate_every=1", "trainer.devices=2"]
+    given = ["data.patches_per_epoch=8", "trainer.max_epochs=2", "trainer.validate_every=1", "optimizer=sgd"]
+    command += [*given, "trainer.devices=2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=environment)
     assert done.returncode == 0, done.stderr
     facts = json.loads((run / "run.json").read_text())
     assert (facts["status"], facts["steps"]) == ("finished", 4)
     assert facts["validation"]["val/lesion_f1"] is not None
+    alone = tmp_path / "alone"
+    train(configured(cases, alone, *given, "data.batch_size=4"), alone)
+    begun = configured(cases, alone, *given)
+    torch.manual_seed(begun.seed)
+    together, apart = weights(run), weights(alone)
+    moved = max((w - build_network(begun.network).state_dict()[n]).abs().max().item() for n, w in apart.items())
+    assert moved > 1e-3
+    for name, weight in apart.items():
+        assert torch.allclose(together[name], weight, atol=1e-2 * moved), name
 
 
 def sample_of(cases: Path, number: int, cache: Path):

@@ -21,6 +21,11 @@ def test_configs_work_from_the_wheel_outside_the_checkout(tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "site")
     assert (tmp_path / "site" / "jdm_seg" / "py.typed").is_file()
+    for name in ("ct", "ct_fine", "stir"):
+        model = tmp_path / "site" / "jdm_seg" / "models" / name
+        assert (model / "model.json").is_file()
+        assert (model / "MODEL_CARD.md").is_file()
+        assert 10**6 < (model / "model.onnx").stat().st_size <= 10**7
     assert (tmp_path / "site" / "jdm_seg" / "report" / "templates" / "report.html.j2").is_file()
     code = (
         "import jdm_seg; from jdm_seg.config import compose, configs_folder\n"

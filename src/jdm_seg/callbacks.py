@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+from PIL import Image
 
 from jdm_seg.config import LAST_CHECKPOINT, preprocess_from
 from jdm_seg.pictures import write_contact_sheet
@@ -24,14 +26,18 @@ from jdm_seg.volume import Volume
 log = logging.getLogger(__name__)
 
 STOP_FILE = "stop"
+_SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)
+)  # Windows has the first alone
 
 
 class SafeStop(Checkpoint):
     """Saves ``checkpoints/last.ckpt`` by time, at the end of every epoch, and before the process has to go.
 
-    SIGTERM (a scheduler's time limit, a closed terminal), SIGUSR1 (SLURM's early warning) and a file named ``stop`` in
-    the run folder end the training after the step at hand, whole. Under SLURM a job that was told to go is put back
-    into the queue; there it finds its run folder again and goes on with ``ckpt=last``.
+    SIGTERM (a scheduler's time limit, a closed terminal), SIGUSR1 and SIGUSR2 (SLURM's early warning, as one asks for
+    it by hand and as submitit does) and a file named ``stop`` in the run folder end the training after the step at
+    hand, whole. Under SLURM a job that was told to go is put back into the queue; there it finds its run folder again
+    and goes on with ``ckpt=last``.
 
     Inherits from ``Checkpoint`` so that it runs after all other callbacks: what they change in a step is saved too.
     """
@@ -57,7 +63,7 @@ class SafeStop(Checkpoint):
         self._saved_at = time.monotonic()
         (_folder(trainer) / STOP_FILE).unlink(missing_ok=True)
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGUSR1):
+            for number in _SIGNALS:
                 self._handlers[number] = signal.signal(number, self._on_signal)
 
     def on_train_batch_end(
@@ -199,5 +205,9 @@ class Examples(Callback):
         path.parent.mkdir(exist_ok=True)
         write_contact_sheet(path, shown, modality=pl_module.hparams["preprocess"]["modality"])
         for logger in trainer.loggers:
-            if hasattr(logger, "log_image"):
+            if hasattr(logger, "log_image"):  # Weights & Biases
                 logger.log_image("examples", [str(path)])
+            elif isinstance(logger, TensorBoardLogger):
+                with Image.open(path) as picture:
+                    pixels = np.asarray(picture.convert("RGB"))
+                logger.experiment.add_image("examples", pixels, trainer.global_step, dataformats="HWC")

@@ -498,8 +498,12 @@ def _run_dir(root: str, name: str, ckpt: str | None) -> str:
     parent = Path(root) / name
     job = os.environ.get("SLURM_JOB_ID")
     again = int(os.environ.get("SLURM_RESTART_COUNT", "0")) > 0
-    if job is not None and ckpt is None and (again or not (parent / f"slurm-{job}").exists()):
-        return str(parent / f"slurm-{job}")  # a job that comes back from the queue finds its folder
+    if job is not None and ckpt is None:
+        step = os.environ.get("SLURM_STEP_ID", "")
+        if int(os.environ.get("SLURM_NTASKS", "1")) > 1 and step.isdigit():  # srun: all its processes name one folder
+            return str(parent / (f"slurm-{job}" if step == "0" else f"slurm-{job}-{step}"))
+        if again or not (parent / f"slurm-{job}").exists():
+            return str(parent / f"slurm-{job}")  # a job that comes back from the queue finds its folder
     if ckpt == "last":
         with_checkpoint = [folder for folder in parent.glob("*") if (folder / LAST_CHECKPOINT).is_file()]
         if with_checkpoint:

@@ -38,9 +38,10 @@ class SegmentationModule(LightningModule):
     """Trains a network on patches and validates it on whole scans by the sliding window that ``predict`` uses.
 
     All arguments are plain values, so a checkpoint loads with ``weights_only=True`` and rebuilds itself.
-    Logged: ``train/loss``, ``val/dice``, ``val/lesion_f1``, ``val/lesion_precision``, ``val/lesion_recall``, the recall
-    of each stratum of size (``val/recall_over_10_mm``, of all lesions there are), and as ``val/score`` the mean of F1
-    and Dice: a progress bar, not a result; results come from ``jdm-seg evaluate``.
+    Logged: ``train/loss``, ``val/dice``, ``val/lesion_f1``, ``val/lesion_precision``, ``val/lesion_recall``, recall and
+    F1 of each stratum of size (``val/recall_over_10_mm``, of all lesions there are; ``val/f1_over_10_mm``, of that
+    recall and the precision of predicted lesions of that size), and as ``val/score`` the mean of F1 and Dice: a
+    progress bar, not a result; results come from ``jdm-seg evaluate``.
     """
 
     def __init__(
@@ -107,14 +108,26 @@ class SegmentationModule(LightningModule):
         return {"prediction": prediction}
 
     def _score(self, prediction: np.ndarray[Any, Any], reference: np.ndarray[Any, Any]) -> tuple[float, ...]:
-        """Return Dice, true, false and missed lesions, and for each stratum of size found ones and all."""
+        """Return Dice, true, false and missed lesions, and for each size found ones, all, right and false ones."""
         protocol = LesionProtocol(**self.hparams["evaluation"])
         x, y, z = reference.shape
         grid = Grid((x, y, z), np.diag([*self.hparams["preprocess"]["spacing"], 1.0]))
         matched = match_lesions(*find_both(prediction, reference, grid.spacing, protocol), grid, protocol)
         counts, found = matched.count(), matched.reference_found
-        size = np.array([size_stratum(d) for d in equivalent_diameter_mm(matched.reference_mm3)], dtype=object)
-        by_size = [int(n) for stratum in SIZE_STRATA for n in (found[size == stratum].sum(), (size == stratum).sum())]
+        size, predicted = (
+            np.array([size_stratum(d) for d in equivalent_diameter_mm(mm3)], dtype=object)
+            for mm3 in (matched.reference_mm3, matched.prediction_mm3)
+        )
+        by_size = [
+            int(which.sum())
+            for stratum in SIZE_STRATA
+            for which in (
+                found & (size == stratum),
+                size == stratum,
+                matched.prediction_hits & (predicted == stratum),
+                matched.prediction_false & (predicted == stratum),
+            )
+        ]
         return dice(prediction, reference), counts.tp, counts.fp, counts.fn, *by_size
 
     def on_validation_epoch_end(self) -> None:
@@ -131,8 +144,8 @@ class SegmentationModule(LightningModule):
             "val/lesion_precision": counts.precision,
             "val/lesion_recall": counts.recall,
         }
-        for stratum, found, of_all in zip(SIZE_STRATA, by_size[::2], by_size[1::2], strict=True):
-            figures[f"val/recall_{_as_name(stratum)}"] = found / of_all if of_all else math.nan
+        for stratum, row in zip(SIZE_STRATA, np.reshape(by_size, (-1, 4)), strict=True):
+            figures |= {f"val/{name}_{_as_name(stratum)}": value for name, value in _of_size(*row).items()}
         # what checkpoints are chosen by: lesions first, outlines among equals; nothing to find is nothing to choose by
         figures["val/score"] = np.nan_to_num(figures["val/lesion_f1"] + figures["val/dice"]) / 2
         self.log_dict({name: float(value) for name, value in figures.items()}, prog_bar=True, batch_size=len(scores))
@@ -159,6 +172,15 @@ class SegmentationModule(LightningModule):
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def _of_size(found: float, of_all: float, right: float, false: float) -> dict[str, float]:
+    """Return recall over the reference lesions of a size, and its F1 with the precision of predicted ones."""
+    recall = found / of_all if of_all else math.nan
+    precision = right / (right + false) if right + false else math.nan
+    if found == right == 0:  # nothing right of what there is or was said
+        return {"recall": recall, "f1": 0.0 if of_all or false else math.nan}
+    return {"recall": recall, "f1": 2 * precision * recall / (precision + recall)}
 
 
 def _as_name(stratum: str) -> str:

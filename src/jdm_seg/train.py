@@ -65,7 +65,7 @@ def train(config: TrainConfig, run_dir: Path) -> Path:
     weights = None
     if config.init is not None:
         config, weights = begin_with(config)
-    config, planned = _planned(config)
+    config, planned = _planned(config, None if checkpoint is None else run_dir / PLAN)
     inference = replace(config.inference, roi_size=config.inference.roi_size or config.data.patch_size)
     module = SegmentationModule(
         network=config.network,
@@ -120,12 +120,18 @@ def train(config: TrainConfig, run_dir: Path) -> Path:
     return run_dir
 
 
-def _planned(config: TrainConfig) -> tuple[TrainConfig, dict[str, Any] | None]:
-    """Fill in what the config leaves open, from the data set and the memory at hand."""
+def _planned(config: TrainConfig, earlier: Path | None) -> tuple[TrainConfig, dict[str, Any] | None]:
+    """Fill in what the config leaves open, from the data set and the memory at hand.
+
+    A run that goes on plans with the memory of its first part: other windows or batches would be another training.
+    """
     if not is_open(config):
         return config, None
     cases = CaseDataModule(config.data, config.preprocess, config.augment, config.seed).training_cases()
-    config, planned = plan(config, fingerprint(cases), free_memory(config.trainer.accelerator))
+    memory = free_memory(config.trainer.accelerator)
+    if earlier is not None and earlier.is_file():
+        memory = json.loads(earlier.read_text(encoding="utf-8"))["memory"]["free_bytes"]
+    config, planned = plan(config, fingerprint(cases), memory)
     log.info("planned for %d cases: %s", len(cases), ", ".join(f"{k} {v}" for k, v in planned["chosen"].items()))
     return config, planned
 

@@ -121,6 +121,13 @@ def test_less_memory_gives_a_smaller_step(memory):
     assert sum(kept.values()) < facts["memory"]["expected_bytes"] < 4 * sum(kept.values())
 
 
+def test_a_large_memory_is_used_and_a_small_one_is_not_overrun():
+    wide = like((1.0, 1.0, 1.0), (400.0, 400.0, 1500.0))
+    small, large = (plan(auto(), wide, memory)[0].data for memory in (GB // 3, 64 * GB))
+    voxels = [int(np.prod(data.patch_size)) * data.batch_size for data in (small, large)]
+    assert voxels[0] < 0.5 * voxels[1]
+
+
 def test_a_memory_that_is_too_small_is_said():
     with pytest.raises(InputError, match=r"data.patch_size: expected a window that is trained in 0.1 GB"):
         plan(auto(), like((1.0, 1.0, 1.0), (400.0, 400.0, 400.0)), 10**8)
@@ -135,7 +142,7 @@ def test_memory_grows_with_the_network():
     assert large[1] > 2 * small[1]
 
 
-def test_a_data_set_trains_without_a_number_set_by_hand(cases, tmp_path):
+def test_a_data_set_trains_without_a_number_set_by_hand(cases, tmp_path, monkeypatch):
     folder = tmp_path / "set"
     folder.mkdir()
     rows = [{"image": str(c.image), "label": str(c.label), "case_id": c.case_id} for c in cases]
@@ -148,3 +155,10 @@ def test_a_data_set_trains_without_a_number_set_by_hand(cases, tmp_path):
     assert planned["chosen"]["spacing"] == [1.0, 1.0, 1.0]
     assert planned["chosen"]["patch_size"] == [32, 40, 56]
     assert json.loads((run / "run.json").read_text())["status"] == "finished"
+    # with less memory than the first part had: it goes on with the same windows all the same
+    monkeypatch.setattr("jdm_seg.train.free_memory", lambda _: 10**6)
+    train(replace(config, ckpt="last", trainer=replace(config.trainer, max_epochs=2)), run)
+    assert json.loads((run / "plan.json").read_text())["chosen"] == planned["chosen"]
+    assert json.loads((run / "run.json").read_text())["epochs"] == 2
+    with pytest.raises(InputError, match=r"data.patch_size: expected"):  # a new run would not
+        train(config, tmp_path / "other")
