@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import shutil
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -151,3 +153,60 @@ def test_a_training_is_composed_and_run_by_a_job(cluster, tmp_path):
     assert logs, done.stderr
     text = "".join(logs) + done.stderr
     assert "expected a manifest at data.root" in text
+
+
+def test_a_training_whose_time_is_up_is_saved_and_queued_again(cluster, tmp_path):
+    """Slurm's warning comes early, by hand; what follows is Slurm's and submitit's own."""
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    rng = np.random.default_rng(0)
+    rows = []
+    for number in range(3):
+        ball = np.zeros((32, 32, 32), np.int16)
+        ball[14:18, 14:18, 12:16] = 1
+        leg = np.where(np.hypot(*(np.indices((32, 32)) - 16)) < 12, 40, -1000)[..., None]
+        scan = (leg + 400 * ball + rng.normal(0, 9, ball.shape)).astype(np.int16)
+        for kind, array in (("images", scan), ("labels", ball)):
+            write_volume(tmp_path / kind / f"c{number}.nii.gz", array, Volume(array, np.diag([1.5, 1.5, 1.5, 1.0])))
+        rows.append({"image": f"images/c{number}.nii.gz", "label": f"labels/c{number}.nii.gz"})
+    manifest = {"modality": "ct", "training": rows[:2], "validation": rows[2:]}
+    (tmp_path / "datalist.json").write_text(json.dumps(manifest))
+    command = [
+        *CLI, "train", "-m", "hydra/launcher=slurm", "hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=1",
+        "hydra.launcher.timeout_min=9", "data=labelled", "data.root=.", "name=long", "network.channels=[8,16]",
+        "data.patch_size=[32,32,32]", "data.patches_per_epoch=40", "trainer.max_epochs=10", "trainer.validate_every=10",
+        "trainer.accelerator=cpu", "data.workers=0",
+    ]  # fmt: skip
+    with (tmp_path / "said").open("w") as said:
+        launcher = subprocess.Popen(command, cwd=tmp_path, env=cluster, stdout=said, stderr=said)
+    try:
+        wait_for(lambda: list(tmp_path.glob("runs/long/**/checkpoints/last.ckpt")), 120)
+        (run_folder,) = (path.parents[1] for path in tmp_path.glob("runs/long/**/checkpoints/last.ckpt"))
+
+        def jobs(*options: str) -> list[str]:
+            command = ["squeue", "-h", "-o", "%A", *options]
+            return subprocess.run(command, env=cluster, capture_output=True, text=True, check=True).stdout.split()
+
+        (job,) = jobs()
+        subprocess.run(["scancel", "--signal=USR2", job], env=cluster, check=True)
+        wait_for(lambda: facts_of(run_folder).get("status") == "stopped", 60)
+        stopped_at = facts_of(run_folder)["steps"]
+        # a job that was put back waits for a while; here it need not
+        wait_for(lambda: job in jobs("-t", "PD"), 60)
+        subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], env=cluster, check=True)
+        wait_for(lambda: facts_of(run_folder).get("status") == "finished", 180)
+    finally:
+        launcher.kill()
+    assert 0 < stopped_at < 200
+    assert facts_of(run_folder)["steps"] == 200
+
+
+def facts_of(folder: Path) -> dict[str, Any]:
+    path = folder / "run.json"
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def wait_for(condition: Callable[[], Any], seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "nothing happened in time"
+        time.sleep(0.3)
