@@ -12,19 +12,21 @@ import argparse
 import csv
 import json
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from jdm_seg.benchmark.table import table_lines
-from jdm_seg.model_folder import CARD_FILE
+from jdm_seg.model_folder import CARD_FILE, open_model
 from jdm_seg.pictures import project
 from jdm_seg.volume import read_volume, write_text
 
 HEADING = "## Benchmarks"
 PICTURE = "failures.png"
 _WORST = 4
+_THICK = 2.0
+"""Slices this much thicker than the pixels are shown as they were scanned; other scans in axial slices."""
 
 
 def main() -> None:
@@ -35,6 +37,7 @@ def main() -> None:
     arguments = parser.parse_args()
     card = arguments.model / CARD_FILE
     text = card.read_text(encoding="utf-8").split(HEADING)[0].rstrip()
+    modality = open_model(arguments.model).spec.preprocess.modality
     parts = [HEADING, "Mean over cases with 95 % intervals, beside the threshold that needs no network."]
     for folder in arguments.benchmarks:
         results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
@@ -42,7 +45,7 @@ def main() -> None:
         parts.append("\n".join(["#" + line if line.startswith("#") else line for line in lines]).replace("## ", "### "))
         if results["kind"] == "phantom":
             worst = _worst_cases(folder / arguments.model.name / "evaluation" / "cases.csv")
-            _draw_failures(folder, arguments.model.name, worst, arguments.model / PICTURE)
+            _draw_failures(folder, arguments.model.name, worst, arguments.model / PICTURE, modality)
             shown = "; ".join(f"{row['case_id']}: {_short(row)}" for row in worst)
             parts.append(
                 f"![The {_WORST} worst cases of {results['benchmark']}]({PICTURE})\n\n"
@@ -63,18 +66,20 @@ def _short(row: dict[str, str]) -> str:
     return f"{found} found, {missed} missed, {false} false"
 
 
-def _draw_failures(folder: Path, method: str, rows: list[dict[str, str]], path: Path) -> None:
+def _draw_failures(folder: Path, method: str, rows: list[dict[str, str]], path: Path, modality: str) -> None:
     figure = Figure(figsize=(3.2 * len(rows), 3.4), dpi=80, facecolor="black", layout="constrained")
     canvas = FigureCanvasAgg(figure)
     for axes, row in zip(figure.subplots(1, len(rows), squeeze=False)[0], rows, strict=True):
         case = row["case_id"]
         scan, truth, said = (read_volume(path).to_canonical() for path in _files(folder, method, case))
         both = (truth.array > 0) | (said.array > 0)
-        picture, _ = project(scan.array, both, 2, maximum=False)
-        axes.imshow(picture, cmap="gray", vmin=-200, vmax=600, aspect=scan.spacing[1] / scan.spacing[0])
-        level = _fullest(both)
+        across = int(np.argmax(scan.spacing)) if max(scan.spacing) > _THICK * min(scan.spacing) else 2
+        picture, _ = project(scan.array, both, across, maximum=False)
+        low, high = (-200.0, 600.0) if modality == "ct" else (0.0, float(np.percentile(picture, 99.5)))
+        width, height = (step for axis, step in enumerate(scan.spacing) if axis != across)
+        axes.imshow(picture, cmap="gray", vmin=low, vmax=high, aspect=height / width)
         for mask, colour in ((truth, "orange"), (said, "deepskyblue")):
-            outline = (mask.array[..., level] > 0)[::-1].T[::-1]  # as project turns the slice
+            outline, _ = project(mask.array > 0, both, across, maximum=False)
             if outline.any():
                 axes.contour(outline.astype(float), levels=[0.5], colors=[colour], linewidths=0.9)
         axes.set_title(case, color="white", fontsize=7)
@@ -86,11 +91,6 @@ def _files(folder: Path, method: str, case: str) -> list[Path]:
     data = folder / "data"
     prediction = folder / method / "predictions" / case / "mask.nii.gz"
     return [data / "images" / f"{case}.nii.gz", data / "labels" / f"{case}.nii.gz", prediction]
-
-
-def _fullest(mask: Any) -> int:
-    """Return the axial slice that :func:`jdm_seg.pictures.project` shows."""
-    return int(mask.sum(axis=(0, 1)).argmax()) if mask.any() else mask.shape[2] // 2
 
 
 if __name__ == "__main__":
