@@ -13,20 +13,17 @@ import csv
 import json
 from pathlib import Path
 
-import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from jdm_seg.benchmark.table import table_lines
 from jdm_seg.model_folder import CARD_FILE, open_model
-from jdm_seg.pictures import project
+from jdm_seg.pictures import fullest_slice, grey_limits
 from jdm_seg.volume import read_volume, write_text
 
 HEADING = "## Benchmarks"
 PICTURE = "failures.png"
 _WORST = 4
-_THICK = 2.0
-"""Slices this much thicker than the pixels are shown as they were scanned; other scans in axial slices."""
 
 
 def main() -> None:
@@ -73,13 +70,11 @@ def _draw_failures(folder: Path, method: str, rows: list[dict[str, str]], path: 
         case = row["case_id"]
         scan, truth, said = (read_volume(path).to_canonical() for path in _files(folder, method, case))
         both = (truth.array > 0) | (said.array > 0)
-        across = int(np.argmax(scan.spacing)) if max(scan.spacing) > _THICK * min(scan.spacing) else 2
-        picture, _ = project(scan.array, both, across, maximum=False)
-        low, high = (-200.0, 600.0) if modality == "ct" else (0.0, float(np.percentile(picture, 99.5)))
-        width, height = (step for axis, step in enumerate(scan.spacing) if axis != across)
-        axes.imshow(picture, cmap="gray", vmin=low, vmax=high, aspect=height / width)
+        picture, _, aspect = fullest_slice(scan.array, both, scan.spacing)
+        low, high = grey_limits(picture, modality)
+        axes.imshow(picture, cmap="gray", vmin=low, vmax=high, aspect=aspect)
         for mask, colour in ((truth, "orange"), (said, "deepskyblue")):
-            outline, _ = project(mask.array > 0, both, across, maximum=False)
+            outline, _, _ = fullest_slice(mask.array > 0, both, scan.spacing)
             if outline.any():
                 axes.contour(outline.astype(float), levels=[0.5], colors=[colour], linewidths=0.9)
         axes.set_title(case, color="white", fontsize=7)

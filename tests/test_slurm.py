@@ -189,11 +189,12 @@ def test_a_training_whose_time_is_up_is_saved_and_queued_again(cluster, tmp_path
         (job,) = jobs()
         subprocess.run(["scancel", "--signal=USR2", job], env=cluster, check=True)
         wait_for(lambda: facts_of(run_folder).get("status") == "stopped", 60)
+        assert launcher.poll() is None  # it waits for the rest
         stopped_at = facts_of(run_folder)["steps"]
         # a job that was put back waits for a while; here it need not
         wait_for(lambda: job in jobs("-t", "PD"), 60)
         subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], env=cluster, check=True)
-        wait_for(lambda: facts_of(run_folder).get("status") == "finished", 180)
+        assert launcher.wait(180) == 0, (tmp_path / "said").read_text()
     finally:
         launcher.kill()
     assert 0 < stopped_at < 200

@@ -20,24 +20,21 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 
 from jdm_seg.config import LAST_CHECKPOINT, preprocess_from
+from jdm_seg.machine import STOP_SIGNALS
 from jdm_seg.pictures import write_contact_sheet
 from jdm_seg.volume import Volume
 
 log = logging.getLogger(__name__)
 
 STOP_FILE = "stop"
-_SIGNALS = tuple(
-    getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)
-)  # Windows has the first alone
 
 
 class SafeStop(Checkpoint):
     """Saves ``checkpoints/last.ckpt`` by time, at the end of every epoch, and before the process has to go.
 
-    SIGTERM (a scheduler's time limit, a closed terminal), SIGUSR1 and SIGUSR2 (SLURM's early warning, as one asks for
-    it by hand and as submitit does) and a file named ``stop`` in the run folder end the training after the step at
-    hand, whole. Under SLURM a job that was told to go is put back into the queue; there it finds its run folder again
-    and goes on with ``ckpt=last``.
+    A signal of :data:`~jdm_seg.machine.STOP_SIGNALS` and a file named ``stop`` in the run folder end the training after
+    the step at hand, whole. Under SLURM a job that was told to go is put back into the queue; there it finds its run
+    folder again and goes on with ``ckpt=last``.
 
     Inherits from ``Checkpoint`` so that it runs after all other callbacks: what they change in a step is saved too.
     """
@@ -63,7 +60,7 @@ class SafeStop(Checkpoint):
         self._saved_at = time.monotonic()
         (_folder(trainer) / STOP_FILE).unlink(missing_ok=True)
         if threading.current_thread() is threading.main_thread():
-            for number in _SIGNALS:
+            for number in STOP_SIGNALS:
                 self._handlers[number] = signal.signal(number, self._on_signal)
 
     def on_train_batch_end(
@@ -88,8 +85,13 @@ class SafeStop(Checkpoint):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Give the signals back, and the job to the queue."""
         self._release()
-        if self.stopped_by is not None and self.stopped_by != STOP_FILE and trainer.is_global_zero:
+        if self.told_to_go and trainer.is_global_zero:
             _requeue()
+
+    @property
+    def told_to_go(self) -> bool:
+        """Whether the machine wanted the process to end, not the user."""
+        return self.stopped_by not in (None, STOP_FILE)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Give the signals back."""

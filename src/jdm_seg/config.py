@@ -496,18 +496,24 @@ def register() -> None:
 def _run_dir(root: str, name: str, ckpt: str | None) -> str:
     """Return a new dated folder, or with ``ckpt=last`` the newest run of this name that has a checkpoint."""
     parent = Path(root) / name
-    job = os.environ.get("SLURM_JOB_ID")
-    again = int(os.environ.get("SLURM_RESTART_COUNT", "0")) > 0
-    if job is not None and ckpt is None:
-        step = os.environ.get("SLURM_STEP_ID", "")
-        if int(os.environ.get("SLURM_NTASKS", "1")) > 1 and step.isdigit():  # srun: all its processes name one folder
-            return str(parent / (f"slurm-{job}" if step == "0" else f"slurm-{job}-{step}"))
-        if again or not (parent / f"slurm-{job}").exists():
-            return str(parent / f"slurm-{job}")  # a job that comes back from the queue finds its folder
     if ckpt == "last":
         with_checkpoint = [folder for folder in parent.glob("*") if (folder / LAST_CHECKPOINT).is_file()]
         if with_checkpoint:
             return str(max(with_checkpoint, key=lambda folder: (folder / LAST_CHECKPOINT).stat().st_mtime))
+    job = os.environ.get("SLURM_JOB_ID")
+    again = int(os.environ.get("SLURM_RESTART_COUNT", "0")) > 0  # from the queue: it finds its folder
+    if job is not None and int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
+        # the processes of a step start at different moments and must name one folder, so time and mere existence tell
+        # nothing; a checkpoint does: none is written before all of them are there
+        step = os.environ.get("SLURM_STEP_ID", "0")
+        folder = parent / (f"slurm-{job}" if step == "0" else f"slurm-{job}-{step}")
+        taken = 1
+        while (folder / LAST_CHECKPOINT).is_file() and not again:
+            taken += 1
+            folder = folder.with_name(f"slurm-{job}-{step}-{taken}")
+        return str(folder)
+    if job is not None and ckpt is None and (again or not (parent / f"slurm-{job}").exists()):
+        return str(parent / f"slurm-{job}")
     return str(parent / datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
 
 

@@ -1,11 +1,15 @@
-"""What this machine has left: memory and disk, as far as the process may use them."""
+"""What this machine has left: memory and disk, as far as the process may use them; and how it asks a process to go."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import signal
 from pathlib import Path
 
+STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name))
+"""A scheduler's time limit or a closed terminal; SLURM's early warning, as one asks for it by hand, and as submitit
+does. Windows has the first alone."""
 _MEMINFO = Path("/proc/meminfo")
 _CGROUPS = (
     (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),

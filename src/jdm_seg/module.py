@@ -39,9 +39,9 @@ class SegmentationModule(LightningModule):
 
     All arguments are plain values, so a checkpoint loads with ``weights_only=True`` and rebuilds itself.
     Logged: ``train/loss``, ``val/dice``, ``val/lesion_f1``, ``val/lesion_precision``, ``val/lesion_recall``, recall and
-    F1 of each stratum of size (``val/recall_over_10_mm``, of all lesions there are; ``val/f1_over_10_mm``, of that
-    recall and the precision of predicted lesions of that size), and as ``val/score`` the mean of F1 and Dice: a
-    progress bar, not a result; results come from ``jdm-seg evaluate``.
+    F1 of each stratum of size (``val/recall_over_10_mm``, of all lesions there are; ``val/f1_over_10_mm``, of these and
+    the false ones of that size), and as ``val/score`` the mean of F1 and Dice: a progress bar, not a result; results
+    come from ``jdm-seg evaluate``.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class SegmentationModule(LightningModule):
         return {"prediction": prediction}
 
     def _score(self, prediction: np.ndarray[Any, Any], reference: np.ndarray[Any, Any]) -> tuple[float, ...]:
-        """Return Dice, true, false and missed lesions, and for each size found ones, all, right and false ones."""
+        """Return Dice, true, false and missed lesions, and these three for each stratum of size."""
         protocol = LesionProtocol(**self.hparams["evaluation"])
         x, y, z = reference.shape
         grid = Grid((x, y, z), np.diag([*self.hparams["preprocess"]["spacing"], 1.0]))
@@ -123,9 +123,8 @@ class SegmentationModule(LightningModule):
             for stratum in SIZE_STRATA
             for which in (
                 found & (size == stratum),
-                size == stratum,
-                matched.prediction_hits & (predicted == stratum),
                 matched.prediction_false & (predicted == stratum),
+                ~found & (size == stratum),
             )
         ]
         return dice(prediction, reference), counts.tp, counts.fp, counts.fn, *by_size
@@ -144,8 +143,9 @@ class SegmentationModule(LightningModule):
             "val/lesion_precision": counts.precision,
             "val/lesion_recall": counts.recall,
         }
-        for stratum, row in zip(SIZE_STRATA, np.reshape(by_size, (-1, 4)), strict=True):
-            figures |= {f"val/{name}_{_as_name(stratum)}": value for name, value in _of_size(*row).items()}
+        for stratum, row in zip(SIZE_STRATA, np.reshape(by_size, (-1, 3)).astype(int).tolist(), strict=True):
+            of_size = LesionCounts(*row)
+            figures |= {f"val/recall_{_as_name(stratum)}": of_size.recall, f"val/f1_{_as_name(stratum)}": of_size.f1}
         # what checkpoints are chosen by: lesions first, outlines among equals; nothing to find is nothing to choose by
         figures["val/score"] = np.nan_to_num(figures["val/lesion_f1"] + figures["val/dice"]) / 2
         self.log_dict({name: float(value) for name, value in figures.items()}, prog_bar=True, batch_size=len(scores))
@@ -172,15 +172,6 @@ class SegmentationModule(LightningModule):
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-
-def _of_size(found: float, of_all: float, right: float, false: float) -> dict[str, float]:
-    """Return recall over the reference lesions of a size, and its F1 with the precision of predicted ones."""
-    recall = found / of_all if of_all else math.nan
-    precision = right / (right + false) if right + false else math.nan
-    if found == right == 0:  # nothing right of what there is or was said
-        return {"recall": recall, "f1": 0.0 if of_all or false else math.nan}
-    return {"recall": recall, "f1": 2 * precision * recall / (precision + recall)}
 
 
 def _as_name(stratum: str) -> str:

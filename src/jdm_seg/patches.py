@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from jdm_seg.cache import read_sample
+from jdm_seg.machine import STOP_SIGNALS
 
 Key = tuple[int, int]
 """Epoch, and number of the patch in it."""
@@ -129,8 +130,9 @@ def _give_way_to_the_trainer(_: int) -> None:
 
     Schedulers send those to every process of a job; the trainer saves and ends its workers.
     """
-    os.nice(_NICENESS)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+    if hasattr(os, "nice"):  # Windows has no such thing
+        os.nice(_NICENESS)
+    for number in (signal.SIGINT, *STOP_SIGNALS):
         signal.signal(number, signal.SIG_IGN)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jdm_seg.volume import Volume, atomic_write
+from jdm_seg.volume import Spacing, Volume, atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -65,7 +65,10 @@ def write_contact_sheet(path: Path, cases: Iterable[tuple[Volume, NDArray[Any]]]
     from matplotlib.figure import Figure
 
     # only slices are kept: twelve whole bodies would not fit into memory
-    tiles = [(scan.name, *_fullest_slice(scan, mask)) for scan, mask in itertools.islice(cases, SHEET_CASES)]
+    tiles = [
+        (scan.name, *fullest_slice(scan.array, mask, scan.spacing))
+        for scan, mask in itertools.islice(cases, SHEET_CASES)
+    ]
     rows = max(1, -(-len(tiles) // 2))
     figure = Figure(figsize=(15, 2.4 * rows + 0.1), dpi=80, facecolor="black", layout="constrained")
     FigureCanvasAgg(figure)
@@ -73,7 +76,7 @@ def write_contact_sheet(path: Path, cases: Iterable[tuple[Volume, NDArray[Any]]]
     for axes in grid:
         axes.set_axis_off()
     for number, (name, picture, outline, aspect) in enumerate(tiles):
-        limits = (-160.0, 400.0) if modality == "ct" else (0.0, float(np.percentile(picture, 99.5)) or 1.0)
+        limits = grey_limits(picture, modality)
         _draw(grid[2 * number], picture, np.zeros_like(outline), limits, aspect)
         _draw(grid[2 * number + 1], picture, outline, limits, aspect)
         grid[2 * number].set_title(name, color="white", fontsize=7)
@@ -81,11 +84,27 @@ def write_contact_sheet(path: Path, cases: Iterable[tuple[Volume, NDArray[Any]]]
         figure.savefig(temporary, format="png")
 
 
-def _fullest_slice(scan: Volume, mask: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.bool_], float]:
-    """Return the slice across the thickest axis that shows most of a mask, and the aspect of its pixels."""
-    axis = 2 - int(np.argmax(scan.spacing[::-1]))
-    picture, outline = project(scan.array, mask, axis, maximum=False)
-    across, up = (s for a, s in enumerate(scan.spacing) if a != axis)
+def grey_limits(picture: NDArray[Any], modality: str) -> tuple[float, float]:
+    """Return what is black and what is white in a picture of soft tissue: fixed on CT, by its own range on STIR."""
+    return (-160.0, 400.0) if modality == "ct" else (0.0, float(np.percentile(picture, 99.5)) or 1.0)
+
+
+def fullest_slice(
+    image: NDArray[Any], mask: NDArray[Any], spacing: Spacing
+) -> tuple[NDArray[Any], NDArray[np.bool_], float]:
+    """Return the slice across the thickest axis that shows most of a mask.
+
+    Args:
+        image: Canonical axes, (X, Y, Z).
+        mask: Same shape.
+        spacing: Voxel size in mm.
+
+    Returns:
+        Picture and outline as of :func:`project`, and the aspect of their pixels.
+    """
+    axis = 2 - int(np.argmax(spacing[::-1]))
+    picture, outline = project(image, mask, axis, maximum=False)
+    across, up = (s for a, s in enumerate(spacing) if a != axis)
     return np.array(picture), np.array(outline), up / across
 
 

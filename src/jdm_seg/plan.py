@@ -165,18 +165,35 @@ def plan(config: TrainConfig, found: Fingerprint, memory: int) -> tuple[TrainCon
     chosen = {"spacing": list(spacing), "follow_slices": follow, "patch_size": list(patch), "batch_size": batch}
     if network["_target_"] == _OURS:
         chosen["channels"] = network["channels"]
-    full = replace(
-        config,
-        network=network,
-        preprocess=replace(config.preprocess, spacing=spacing, follow_slices=follow),
-        data=replace(config.data, patch_size=patch, batch_size=batch),
-    )
     memory_used = {
         "free_bytes": memory,
         "bytes_a_patch_voxel": round(saved, 1),
         "expected_bytes": round(weights + saved * voxels * batch),
     }
-    return full, {"fingerprint": asdict(found), "memory": memory_used, "chosen": chosen}
+    return as_chosen(config, chosen), {"fingerprint": asdict(found), "memory": memory_used, "chosen": chosen}
+
+
+def as_chosen(config: TrainConfig, chosen: dict[str, Any]) -> TrainConfig:
+    """Fill in the choices of a plan, now or for a run that goes on: with others it would be another training.
+
+    Args:
+        config: With zeros for what was left open.
+        chosen: As ``plan.json`` holds it.
+    """
+    network = dict(config.network)
+    if "channels" in chosen:
+        network["channels"] = list(chosen["channels"])
+    spacing, patch = chosen["spacing"], chosen["patch_size"]
+    return replace(
+        config,
+        network=network,
+        preprocess=replace(
+            config.preprocess,
+            spacing=(spacing[0], spacing[1], spacing[2]),
+            follow_slices=chosen["follow_slices"],
+        ),
+        data=replace(config.data, patch_size=(patch[0], patch[1], patch[2]), batch_size=chosen["batch_size"]),
+    )
 
 
 def on_gpu(accelerator: str) -> bool:

@@ -34,7 +34,7 @@ from jdm_seg.inference.engines import torch_weights
 from jdm_seg.model_folder import open_model
 from jdm_seg.module import SegmentationModule
 from jdm_seg.networks import as_levels
-from jdm_seg.plan import fingerprint, free_memory, is_open, on_gpu, plan
+from jdm_seg.plan import as_chosen, fingerprint, free_memory, is_open, on_gpu, plan
 from jdm_seg.provenance import describe_run, now, sha256_of
 from jdm_seg.volume import write_text
 from jdm_seg.widening import widen
@@ -65,7 +65,7 @@ def train(config: TrainConfig, run_dir: Path) -> Path:
     weights = None
     if config.init is not None:
         config, weights = begin_with(config)
-    config, planned = _planned(config, None if checkpoint is None else run_dir / PLAN)
+    config, planned = _planned(config, None if checkpoint is None else checkpoint.parents[1] / PLAN)
     inference = replace(config.inference, roi_size=config.inference.roi_size or config.data.patch_size)
     module = SegmentationModule(
         network=config.network,
@@ -117,29 +117,33 @@ def train(config: TrainConfig, run_dir: Path) -> Path:
         if first:
             facts |= _outcome(trainer, module, status)
             write_text(run_dir / "run.json", json.dumps(facts, indent=1) + "\n")
+    if "SUBMITIT_EXECUTOR" in os.environ and any(one.told_to_go for one in _safe_stops(trainer)):
+        # a return would be taken for the job's result, while its other part waits in the queue
+        raise SystemExit(f"{run_dir.name}: saved, goes on from the queue")
     return run_dir
 
 
-def _planned(config: TrainConfig, earlier: Path | None) -> tuple[TrainConfig, dict[str, Any] | None]:
-    """Fill in what the config leaves open, from the data set and the memory at hand.
+def _safe_stops(trainer: Trainer) -> list[SafeStop]:
+    callbacks: list[Callback] = getattr(trainer, "callbacks", [])
+    return [callback for callback in callbacks if isinstance(callback, SafeStop)]
 
-    A run that goes on plans with the memory of its first part: other windows or batches would be another training.
-    """
+
+def _planned(config: TrainConfig, earlier: Path | None) -> tuple[TrainConfig, dict[str, Any] | None]:
+    """Fill in what the config leaves open: by an earlier part's plan, or from the data set and the memory at hand."""
     if not is_open(config):
         return config, None
-    cases = CaseDataModule(config.data, config.preprocess, config.augment, config.seed).training_cases()
-    memory = free_memory(config.trainer.accelerator)
     if earlier is not None and earlier.is_file():
-        memory = json.loads(earlier.read_text(encoding="utf-8"))["memory"]["free_bytes"]
-    config, planned = plan(config, fingerprint(cases), memory)
+        planned = json.loads(earlier.read_text(encoding="utf-8"))
+        return as_chosen(config, planned["chosen"]), planned
+    cases = CaseDataModule(config.data, config.preprocess, config.augment, config.seed).training_cases()
+    config, planned = plan(config, fingerprint(cases), free_memory(config.trainer.accelerator))
     log.info("planned for %d cases: %s", len(cases), ", ".join(f"{k} {v}" for k, v in planned["chosen"].items()))
     return config, planned
 
 
 def _status(trainer: Trainer, run_dir: Path) -> str:
     """Return ``stopped`` and say how to go on where the training was asked to end early, else ``finished``."""
-    callbacks: list[Callback] = getattr(trainer, "callbacks", [])
-    reasons = [callback.stopped_by for callback in callbacks if isinstance(callback, SafeStop)]
+    reasons = [callback.stopped_by for callback in _safe_stops(trainer)]
     if not any(reasons):
         return "finished"
     log.info("stopped by %s after step %d; go on with ckpt=last run_dir=%s", reasons[0], trainer.global_step, run_dir)

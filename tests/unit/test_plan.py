@@ -123,9 +123,10 @@ def test_less_memory_gives_a_smaller_step(memory):
 
 def test_a_large_memory_is_used_and_a_small_one_is_not_overrun():
     wide = like((1.0, 1.0, 1.0), (400.0, 400.0, 1500.0))
-    small, large = (plan(auto(), wide, memory)[0].data for memory in (GB // 3, 64 * GB))
-    voxels = [int(np.prod(data.patch_size)) * data.batch_size for data in (small, large)]
+    (small, facts), (large, _) = (plan(auto(), wide, memory) for memory in (GB // 3, 64 * GB))
+    voxels = [int(np.prod(config.data.patch_size)) * config.data.batch_size for config in (small, large)]
     assert voxels[0] < 0.5 * voxels[1]
+    assert facts["memory"]["expected_bytes"] <= GB // 3
 
 
 def test_a_memory_that_is_too_small_is_said():
@@ -160,5 +161,8 @@ def test_a_data_set_trains_without_a_number_set_by_hand(cases, tmp_path, monkeyp
     train(replace(config, ckpt="last", trainer=replace(config.trainer, max_epochs=2)), run)
     assert json.loads((run / "plan.json").read_text())["chosen"] == planned["chosen"]
     assert json.loads((run / "run.json").read_text())["epochs"] == 2
+    elsewhere = replace(config, ckpt=str(run / "checkpoints" / "last.ckpt"))
+    train(replace(elsewhere, trainer=replace(config.trainer, max_epochs=3)), tmp_path / "elsewhere")
+    assert json.loads((tmp_path / "elsewhere" / "plan.json").read_text()) == planned
     with pytest.raises(InputError, match=r"data.patch_size: expected"):  # a new run would not
         train(config, tmp_path / "other")

@@ -161,7 +161,7 @@ def insert_overlays(
     Args:
         hu: CT numbers, shape (X, Y, Z).
         overlays: Rendered look-alikes, each with the CT number of its tissues by name.
-        host: Tissue of the same grid; lung stays as it is, and bone where nothing is screwed or sewn into it.
+        host: Tissue of the same grid; lung and gas stay as they are, and bone where nothing is screwed or sewn into it.
         acquisition: Blur of this scan.
         background: Noise-free CT numbers around every voxel.
 
@@ -174,10 +174,9 @@ def insert_overlays(
         inner = tuple(slice(b.start - a.start, b.stop - a.start) for a, b in zip(around, overlay.box, strict=True))
         tissue = host.tissue[overlay.box]
         near = np.where(is_soft(tissue), background[overlay.box], np.float32(-1000)).astype(np.float32)
-        kept = is_one_of(host.tissue[around], _UNTOUCHED)
+        kept = is_one_of(host.tissue[around], _AIRY if overlay.in_bone else _UNTOUCHED)
         if overlay.in_bone:
             near = np.where(is_one_of(tissue, BONE), hu[overlay.box], near).astype(np.float32)
-            kept = is_one_of(host.tissue[around], _AIRY)
         added = np.zeros(box_shape(around), np.float32)
         for code, coverage in overlay.layers:
             added[inner] += coverage * (np.float32(numbers[code.name]) - near)
