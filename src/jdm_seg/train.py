@@ -58,6 +58,7 @@ def train(config: TrainConfig, run_dir: Path) -> Path:
 
     Raises:
         InputError: If data, network or checkpoint do not fit.
+        SystemExit: In a job of submitit that was saved and is in the queue again.
     """
     _quiet()
     seed_everything(config.seed, workers=True, verbose=False)

@@ -206,7 +206,14 @@ KINDS_IN_SCANS: dict[str, _Kind] = {
 def sample_lookalikes(
     host: Host, rng: np.random.Generator, mean: float = 1.5, kinds: Mapping[str, _Kind] = KINDS
 ) -> tuple[LookAlike, ...]:
-    """Draw at least one look-alike, ``1 + Poisson(mean - 1)`` of them, of the kinds that have a place in the host."""
+    """Draw at least one look-alike, ``1 + Poisson(mean - 1)`` of them, of the kinds that have a place in the host.
+
+    Args:
+        host: Where they may lie.
+        rng: Draws.
+        mean: How many on average, at least 1.
+        kinds: To choose from.
+    """
     pool = draw_pool(host, rng)
     allowed = {name: np.flatnonzero(kind.fits(pool)) for name, kind in kinds.items()} if len(pool) else {}
     names = [name for name, where in allowed.items() if where.size]
