@@ -24,6 +24,7 @@ from jdm_seg.volume import read_volume, write_text
 HEADING = "## Benchmarks"
 PICTURE = "failures.png"
 _WORST = 4
+_WINDOW_HU = (-200.0, 600.0)
 
 
 def main() -> None:
@@ -71,7 +72,7 @@ def _draw_failures(folder: Path, method: str, rows: list[dict[str, str]], path: 
         scan, truth, said = (read_volume(path).to_canonical() for path in _files(folder, method, case))
         both = (truth.array > 0) | (said.array > 0)
         picture, _, aspect = fullest_slice(scan.array, both, scan.spacing)
-        low, high = grey_limits(picture, modality)
+        low, high = grey_limits(picture, modality, _WINDOW_HU)
         axes.imshow(picture, cmap="gray", vmin=low, vmax=high, aspect=aspect)
         for mask, colour in ((truth, "orange"), (said, "deepskyblue")):
             outline, _, _ = fullest_slice(mask.array > 0, both, scan.spacing)

@@ -20,6 +20,7 @@ CONTACT_SHEET = "contact_sheet.png"
 SHEET_CASES = 12
 """Cases a contact sheet shows."""
 _WINDOW_HU = (-100.0, 900.0)
+_SHEET_HU = (-160.0, 400.0)
 _MASK_COLOUR = "#ff7f0e"  # orange on grey: told apart with every common colour vision, and outlined for print
 
 
@@ -45,7 +46,7 @@ def write_preview(path: Path, scan: Volume, mask: NDArray[np.bool_], *, modality
     FigureCanvasAgg(figure)
     for axes, (name, axis, across) in zip(figure.subplots(1, 2), views, strict=True):
         picture, outline = project(canonical.array, labels, axis, maximum=modality == "ct")
-        limits = _WINDOW_HU if modality == "ct" else (0.0, float(np.percentile(picture, 99.5)) or 1.0)
+        limits = grey_limits(picture, modality, _WINDOW_HU)
         aspect = canonical.spacing[2] / canonical.spacing[across]
         _draw(axes, picture, outline, limits, aspect)
         axes.set_title(f"{name}, patient's right is left" if axis == 1 else name, color="white", fontsize=9)
@@ -76,7 +77,7 @@ def write_contact_sheet(path: Path, cases: Iterable[tuple[Volume, NDArray[Any]]]
     for axes in grid:
         axes.set_axis_off()
     for number, (name, picture, outline, aspect) in enumerate(tiles):
-        limits = grey_limits(picture, modality)
+        limits = grey_limits(picture, modality, _SHEET_HU)
         _draw(grid[2 * number], picture, np.zeros_like(outline), limits, aspect)
         _draw(grid[2 * number + 1], picture, outline, limits, aspect)
         grid[2 * number].set_title(name, color="white", fontsize=7)
@@ -84,9 +85,9 @@ def write_contact_sheet(path: Path, cases: Iterable[tuple[Volume, NDArray[Any]]]
         figure.savefig(temporary, format="png")
 
 
-def grey_limits(picture: NDArray[Any], modality: str) -> tuple[float, float]:
-    """Return what is black and what is white in a picture of soft tissue: fixed on CT, by its own range on STIR."""
-    return (-160.0, 400.0) if modality == "ct" else (0.0, float(np.percentile(picture, 99.5)) or 1.0)
+def grey_limits(picture: NDArray[Any], modality: str, window_hu: tuple[float, float]) -> tuple[float, float]:
+    """Return what is black and what is white in a picture: the window on CT, by its own range on STIR."""
+    return window_hu if modality == "ct" else (0.0, float(np.percentile(picture, 99.5)) or 1.0)
 
 
 def fullest_slice(

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from jdm_seg.pictures import grey_limits
+
 CT_WINDOW_HU = (-100.0, 900.0)
 """Window of projections: soft tissue is dark grey, deposits and bone are bright."""
 CT_SLICE_WINDOW_HU = (-160.0, 640.0)
@@ -19,9 +21,7 @@ _PNG_LEVEL = 6
 
 def window_of(picture: NDArray[Any], modality: str, *, is_slice: bool = False) -> tuple[float, float]:
     """Return what is shown black and what white: fixed for CT, up to the 99.5th percentile for STIR."""
-    if modality == "ct":
-        return CT_SLICE_WINDOW_HU if is_slice else CT_WINDOW_HU
-    return 0.0, float(np.percentile(picture, 99.5)) or 1.0
+    return grey_limits(picture, modality, CT_SLICE_WINDOW_HU if is_slice else CT_WINDOW_HU)
 
 
 def to_grey(values: NDArray[Any], limits: tuple[float, float]) -> NDArray[np.uint8]:
