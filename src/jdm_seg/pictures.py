@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jdm_seg.volume import Spacing, Volume, atomic_write
+from jdm_seg.volume import Spacing, Volume, atomic_write, slice_axis
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -103,7 +103,7 @@ def fullest_slice(
     Returns:
         Picture and outline as of :func:`project`, and the aspect of their pixels.
     """
-    axis = 2 - int(np.argmax(spacing[::-1]))
+    axis = slice_axis(spacing)
     picture, outline = project(image, mask, axis, maximum=False)
     across, up = (s for a, s in enumerate(spacing) if a != axis)
     return np.array(picture), np.array(outline), up / across

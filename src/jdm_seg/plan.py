@@ -174,7 +174,7 @@ def plan(config: TrainConfig, found: Fingerprint, memory: int) -> tuple[TrainCon
 
 
 def as_chosen(config: TrainConfig, chosen: dict[str, Any]) -> TrainConfig:
-    """Fill in the choices of a plan, now or for a run that goes on: with others it would be another training.
+    """Fill in the choices of a plan, now or for a run that goes on; what the config says itself stays as it says.
 
     Args:
         config: With zeros for what was left open.
@@ -183,17 +183,16 @@ def as_chosen(config: TrainConfig, chosen: dict[str, Any]) -> TrainConfig:
     network = dict(config.network)
     if "channels" in chosen:
         network["channels"] = list(chosen["channels"])
-    spacing, patch = chosen["spacing"], chosen["patch_size"]
-    return replace(
-        config,
-        network=network,
-        preprocess=replace(
-            config.preprocess,
-            spacing=(spacing[0], spacing[1], spacing[2]),
-            follow_slices=chosen["follow_slices"],
-        ),
-        data=replace(config.data, patch_size=(patch[0], patch[1], patch[2]), batch_size=chosen["batch_size"]),
-    )
+    preprocess, data = config.preprocess, config.data
+    if not all(preprocess.spacing):
+        x, y, z = chosen["spacing"]
+        preprocess = replace(preprocess, spacing=(x, y, z), follow_slices=chosen["follow_slices"])
+    if not all(data.patch_size):
+        i, j, k = chosen["patch_size"]
+        data = replace(data, patch_size=(i, j, k))
+    if not data.batch_size:
+        data = replace(data, batch_size=chosen["batch_size"])
+    return replace(config, network=network, preprocess=preprocess, data=data)
 
 
 def on_gpu(accelerator: str) -> bool:

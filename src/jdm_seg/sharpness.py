@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from jdm_seg.body_mask import Body
-from jdm_seg.volume import Spacing
+from jdm_seg.volume import Spacing, slice_axis
 
 BLUR_FWHM_MM = 1.3
 """Width of the blur in the plane of the slices where it cannot be read (assumed: soft kernels of 1.0 to 1.6 mm)."""
@@ -81,11 +81,6 @@ class Blur:
         steeper = (1 + self.overshoot) - self.overshoot / np.hypot(1, OVERSHOOT_WIDTH)
         result[np.arange(3) != slice_axis(spacing)] /= steeper
         return result
-
-
-def slice_axis(spacing: Spacing) -> int:
-    """Return the axis across the slices: that of the largest voxel size, of equal ones the last."""
-    return 2 - int(np.argmax(np.round(spacing[::-1], 3)))
 
 
 def estimate_sharpness(hu: NDArray[Any], body: Body, spacing: Spacing) -> Blur:

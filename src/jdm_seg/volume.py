@@ -184,6 +184,11 @@ class Volume:
             )
 
 
+def slice_axis(spacing: Spacing) -> int:
+    """Return the axis across the slices: that of the largest voxel size, of equal ones the last."""
+    return 2 - int(np.argmax(np.round(spacing[::-1], 3)))
+
+
 def check_affine(affine: NDArray[np.float64], name: str) -> None:
     """Raise unless ``affine`` is finite, invertible and of a plausible voxel size.
 

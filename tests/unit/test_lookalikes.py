@@ -9,7 +9,7 @@ import pytest
 from scipy import ndimage
 
 from jdm_seg.synthesis import insert
-from jdm_seg.synthesis.anatomy.host import build_host
+from jdm_seg.synthesis.anatomy.host import build_host, chest_wall
 from jdm_seg.synthesis.anatomy.tissue import BONE, Region, Tissue
 from jdm_seg.synthesis.deposits.lookalikes import (
     AMBIGUOUS,
@@ -96,6 +96,49 @@ def test_kinds_lie_where_they_belong(drawn):
             assert host.region[at] == Region.CHEST
         if x.kind in ON_SKIN:
             assert abs(np.hypot(x.centre[0] - 55, x.centre[1] - 55) - 50) < 2.5
+
+
+def chest(region=None):
+    """A slab of lung, ribs, muscle, fat and skin along y, 60 x 80 x 60 mm."""
+    edges = [(0, Tissue.LUNG), (30, Tissue.MUSCLE), (48, Tissue.FAT), (74, Tissue.SKIN), (76, Tissue.AIR)]
+    column = np.zeros(80, np.uint8)
+    for start, code in edges:
+        column[start:] = code
+    tissue = np.broadcast_to(column[:, None], (60, 80, 60)).copy()
+    tissue[:20, 34:42, 20:30] = Tissue.CORTEX
+    tissue[40:44, 36:40, 40:44] = Tissue.DENSE  # in the wall
+    tissue[40:44, 70:73, 40:44] = Tissue.DENSE  # in the subcutis
+    return replace(build_host(tissue, SPACING), region=region)
+
+
+def test_cartilage_turns_into_bone_between_ribs_of_scans():
+    host = chest()
+    wall = chest_wall(host)
+    assert wall[30, 32:52, 30].all()
+    assert not wall[:, 57:].any()  # farther from the lung
+    assert not chest_wall(replace(host, tissue=np.where(host.tissue == Tissue.LUNG, Tissue.GAS, host.tissue))).any()
+    items = [x for s in range(300) for x in in_scan(host, s) if x.kind == "cartilage"]
+    assert len(items) > 10
+    for x in items:
+        at = tuple((np.array(x.centre) / SPACING).astype(int))
+        assert wall[at]
+        assert host.bone_mm[at] < 16
+    stone = [x.hu["STONE"] for x in items]
+    assert min(stone) >= 200
+    assert max(stone) <= 1400
+
+
+def test_what_is_dense_between_ribs_is_learnt_as_none_and_elsewhere_not_at_all():
+    host = chest()
+    hu = np.select(
+        [host.tissue == code for code in (Tissue.LUNG, Tissue.AIR, Tissue.FAT)], [-850.0, -1000.0, -100.0], 50.0
+    )
+    hu = np.where(np.isin(host.tissue, (Tissue.CORTEX, Tissue.DENSE)), 500.0, hu).astype(np.float32)
+    levels = {"background": hu, "depth_mm": host.depth_mm, "muscle_mm": host.muscle_mm, "bone_mm": host.bone_mm}
+    sample = {"image": hu[None], "tissue": host.tissue[None], **{key: value[None] for key, value in levels.items()}}
+    label = InsertCalcinosisd(SPACING, probability=0, lookalikes=0).set_random_state(0)(sample)["label"].numpy()[0]
+    assert (label[40:44, 70:73, 40:44] == IGNORE).all()
+    assert (label == IGNORE).sum() == 4 * 3 * 4
 
 
 def test_sizes_and_ct_numbers_are_as_stated(drawn):

@@ -130,6 +130,55 @@ def test_blob_loss_hides_the_other_lesions():
     assert float(found) == pytest.approx(by_hand(logits, target, [~second, ~first]), rel=1e-5)
 
 
+def with_false_lesions():
+    """Return a target of two lesions and logits that find the first, three voxels too many, and two false lesions."""
+    target = np.zeros((24, 8, 8))
+    target[1:4, 1:4, 1:4] = 1
+    target[20, 6, 6] = 1
+    logits = np.where(target > 0, 3.0, -5.0)
+    logits[20, 6, 6] = -5
+    logits[4, 1:4, 2] = 2  # touches a deposit: too large an outline, no lesion
+    logits[8:10, 2:5, 2] = 1.5  # six voxels
+    logits[12:14, 2:5, 2:6] = -0.5  # 24 voxels, at a probability of 0.38
+    logits[17, 1, 1:5] = 4  # too few
+    return target, logits
+
+
+def test_false_lesions_weigh_as_much_as_true_ones():
+    target, logits = with_false_lesions()
+    given = [torch.tensor(logits, dtype=torch.float32)[None, None].requires_grad_()]
+    label = torch.tensor(target, dtype=torch.uint8)[None, None]
+    true, both, surer = (
+        build_loss({"_target_": COMPONENTS, "weight": 1.0, "false_from": least})(given, label)
+        for least in (None, 0.3, 0.5)
+    )
+    probability = 1 / (1 + np.exp(-np.array([1.5, -0.5])))
+    costs = probability - np.log(1 - probability)  # of each voxel of the two
+    assert both.item() == pytest.approx((2 * true.item() + costs.sum()) / 4, rel=1e-5)
+    assert surer.item() == pytest.approx((2 * true.item() + costs[0]) / 3, rel=1e-5)
+    # the larger one is pushed down as a whole as hard as the smaller one
+    (4 * both - 2 * true).backward()
+    slope = given[0].grad[0, 0].numpy()
+    steps = probability * (1 - probability) + probability
+    assert slope[8:10, 2:5, 2].sum() == pytest.approx(steps[0], rel=1e-5)
+    assert slope[12:14, 2:5, 2:6].sum() == pytest.approx(steps[1], rel=1e-5)
+    assert np.abs(slope).sum() == pytest.approx(steps.sum(), rel=1e-5)
+
+
+def test_a_patch_without_deposits_teaches_its_false_lesions():
+    target, logits = with_false_lesions()
+    given, empty = [torch.tensor(logits, dtype=torch.float32)[None, None]], torch.zeros(1, 1, *target.shape).byte()
+    loss = build_loss({"_target_": COMPONENTS, "weight": 1.0, "false_from": 0.3})
+    values = np.array([3.0, 2.0, 1.5, -0.5])
+    probability = 1 / (1 + np.exp(-values))
+    costs = probability - np.log(1 - probability)
+    first = (27 * costs[0] + 3 * costs[1]) / 30
+    assert float(loss(given, empty)) == pytest.approx((first + costs[2] + costs[3]) / 3, rel=1e-5)
+    empty[...] = 255
+    plain = build_loss({"_target_": COMPONENTS, "weight": 1.0})
+    assert loss(given, empty) == plain(given, empty)  # where nobody knows there is nothing false
+
+
 def test_missing_a_small_lesion_costs_more_than_in_dice_of_the_whole(label):
     label[0, 0, 7, 7, 7] = 1
     missed = sure(label)

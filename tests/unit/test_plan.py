@@ -14,7 +14,7 @@ from jdm_seg.cases import Case
 from jdm_seg.config import compose
 from jdm_seg.errors import InputError
 from jdm_seg.networks import as_levels, build_network
-from jdm_seg.plan import Fingerprint, fingerprint, is_open, plan, training_memory
+from jdm_seg.plan import Fingerprint, as_chosen, fingerprint, is_open, plan, training_memory
 from jdm_seg.train import train
 
 GB = 10**9
@@ -127,6 +127,16 @@ def test_a_large_memory_is_used_and_a_small_one_is_not_overrun():
     voxels = [int(np.prod(config.data.patch_size)) * config.data.batch_size for config in (small, large)]
     assert voxels[0] < 0.5 * voxels[1]
     assert facts["memory"]["expected_bytes"] <= GB // 3
+
+
+def test_a_run_that_goes_on_keeps_its_plan_but_for_what_is_given_now():
+    chosen = {"spacing": [1.2, 1.2, 3.0], "follow_slices": True, "patch_size": [96, 96, 32], "batch_size": 4}
+    assert as_chosen(auto(), chosen).data.batch_size == 4
+    given = as_chosen(auto("data.batch_size=1", "preprocess.spacing=[1,1,1]"), chosen)
+    assert given.data.batch_size == 1
+    assert given.preprocess.spacing == (1, 1, 1)
+    assert not given.preprocess.follow_slices
+    assert given.data.patch_size == (96, 96, 32)
 
 
 def test_a_memory_that_is_too_small_is_said():

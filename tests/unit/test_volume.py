@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jdm_seg.errors import GridMismatchError, InputError
-from jdm_seg.volume import Volume, read_volume, write_planes, write_volume
+from jdm_seg.volume import Volume, read_volume, slice_axis, write_planes, write_volume
 
 ANGLE = np.deg2rad(20)
 ROTATION = np.array([[np.cos(ANGLE), -np.sin(ANGLE), 0], [np.sin(ANGLE), np.cos(ANGLE), 0], [0, 0, 1]])
@@ -319,3 +319,8 @@ def test_real_and_odd_files_read_as_nibabel_reads_them(real_data):
         assert np.allclose(volume.array, image.get_fdata().reshape(volume.array.shape), rtol=1e-5), path.name
         read += 1
     assert read > 40
+
+
+def test_slices_lie_across_the_largest_step():
+    assert [slice_axis(s) for s in ((1.0, 4.0, 1.0), (1.0, 1.0, 3.0), (1.0, 1.0, 1.0), (3.0, 1, 1))] == [1, 2, 2, 0]
+    assert slice_axis((1.00001, 1.0, 1.0)) == 2  # a hundred-thousandth of a millimetre is rounding

@@ -25,8 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage, special
 
-from jdm_seg.sharpness import FWHM_TO_SIGMA, Blur, slice_axis
-from jdm_seg.volume import Spacing
+from jdm_seg.sharpness import FWHM_TO_SIGMA, Blur
+from jdm_seg.volume import Spacing, slice_axis
 
 _CORE_FWHM = 1.1
 """A core voxel lies so many widths inside half of the maximum; a flat edge is then felt by less than 1 %."""

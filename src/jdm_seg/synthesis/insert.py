@@ -17,7 +17,7 @@ from threadpoolctl import ThreadpoolController
 
 from jdm_seg.body_mask import bounding_box
 from jdm_seg.cases import Modality
-from jdm_seg.synthesis.anatomy.host import Host, build_host
+from jdm_seg.synthesis.anatomy.host import Host, build_host, chest_wall
 from jdm_seg.synthesis.anatomy.tissue import Tissue, is_one_of
 from jdm_seg.synthesis.blend import (
     background_hu,
@@ -175,7 +175,8 @@ class InsertCalcinosisd(MapTransform, Randomizable):  # type: ignore[misc]
             sample.update(host_arrays(image, spacing, self.modality))
         arrays = {key: np.asarray(sample[key])[0] for key in HOST_KEYS}
         host = Host(arrays["tissue"], spacing, *(arrays[key] for key in HOST_KEYS[1:4]))
-        label = (host.tissue == Tissue.DENSE).view(np.uint8) * np.uint8(IGNORE)
+        # what is dense among ribs is cartilage that turns into bone, or contrast medium; calcinosis lies farther out
+        label = ((host.tissue == Tissue.DENSE) & ~chest_wall(host)).view(np.uint8) * np.uint8(IGNORE)
         if self.skeleton:
             label[host.tissue == Tissue.CORTEX] = SKELETON
         first, second = np.asarray(sample.get(SCAN_KEY, (0.0, 0.0))).tolist()

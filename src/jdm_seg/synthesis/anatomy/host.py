@@ -14,6 +14,10 @@ from jdm_seg.volume import Spacing
 FloatArray = NDArray[np.float32]
 
 
+_AROUND_LUNG_MM, _UNDER_SKIN_MM = 25.0, 8.0
+"""A wall of ribs is thinner, skin with the fat under it is as thick (assumed)."""
+
+
 @dataclass(frozen=True)
 class Host:
     """Tissue and distances on the grid deposits are rendered on. Arrays have shape (X, Y, Z).
@@ -55,6 +59,23 @@ def build_host(tissue: NDArray[np.uint8], spacing: Spacing) -> Host:
     half = np.float32(0.5 * min(spacing))
     signed = np.where(muscle, half - within, outside - half).astype(np.float32)
     return Host(tissue, spacing, distance(inside, spacing), signed, bone_mm=distance(~bone, spacing))
+
+
+def chest_wall(host: Host) -> NDArray[np.bool_]:
+    """Tell which voxels lie around the lungs, deeper than the subcutis: ribs, their cartilages, what runs between them.
+
+    Found on every other voxel, for it is a guess of anatomy anyway. Nowhere, where the host knows no lung.
+
+    Returns:
+        Mask of the host's grid, (X, Y, Z).
+    """
+    lung = host.tissue == Tissue.LUNG
+    if not lung.any():
+        return np.zeros(lung.shape, bool)
+    coarse = distance(~lung[::2, ::2, ::2], (2 * host.spacing[0], 2 * host.spacing[1], 2 * host.spacing[2]))
+    near = (coarse < _AROUND_LUNG_MM).repeat(2, 0).repeat(2, 1).repeat(2, 2)
+    around: NDArray[np.bool_] = near[tuple(slice(n) for n in lung.shape)] & (host.depth_mm > _UNDER_SKIN_MM)
+    return around
 
 
 def distance(mask: NDArray[np.bool_], spacing: Spacing) -> FloatArray:

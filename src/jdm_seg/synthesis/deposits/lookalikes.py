@@ -175,6 +175,13 @@ def _cartilage(rng: np.random.Generator) -> _Form:
     return _Form(hu, rng.uniform(3.5, 6), rng.uniform(0.8, 1.8), length, bend=0.2, broken=broken)
 
 
+def _ossified_cartilage(rng: np.random.Generator) -> _Form:
+    """A costal cartilage with a row of lumps of bone in its middle: up to 1,400 HU in public scans of adults."""
+    hu = {"CARTILAGE": rng.uniform(60, 140), "STONE": rng.uniform(200, 1400)}
+    radius, length = rng.uniform(3, 8), rng.uniform(15, 70)
+    return _Form(hu, radius, radius * rng.uniform(0.15, 0.7), length, bend=0.2, broken=rng.uniform(0.1, 0.7))
+
+
 KINDS: dict[str, _Kind] = {
     "phlebolith": _Kind(
         0.12, lambda p: p.fatty & (p.depth_mm > 8) & _in(p, Region.HIP, Region.ABDOMEN, Region.LOWER_LEG), _phlebolith
@@ -198,6 +205,7 @@ KINDS: dict[str, _Kind] = {
 KINDS_IN_SCANS: dict[str, _Kind] = {
     **KINDS,
     "hub": _Kind(0.05, lambda p: p.depth_mm < 2.5, _hub),
+    "cartilage": _Kind(0.1, lambda p: p.chest & (p.bone_mm > 0.5) & (p.bone_mm < 15), _ossified_cartilage),
     "implant": _Kind(0.06, lambda p: (p.bone_mm < 3) & (p.depth_mm > 3), _implant),
 }
 """Kinds for scans of people; a procedural body has lines and metal of its own (``anatomy.surroundings``)."""

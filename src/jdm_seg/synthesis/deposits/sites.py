@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from jdm_seg.synthesis.anatomy.host import Host
+from jdm_seg.synthesis.anatomy.host import Host, chest_wall
 from jdm_seg.synthesis.anatomy.tissue import Region, Side, Tissue, is_one_of, is_soft
 from jdm_seg.synthesis.deposits.priors import OFF_BONE_MM
 from jdm_seg.volume import Spacing
@@ -35,6 +35,7 @@ class Pool:
         fatty: Skin or fat.
         depth_mm, muscle_mm, bone_mm: As in :class:`Host`; ``bone_mm`` is infinite where nobody measured it.
         region, side: Codes, 0 where unknown.
+        chest: Wall of the chest: by region, or where regions are unknown by lungs nearby.
     """
 
     index: NDArray[np.intp]
@@ -44,6 +45,7 @@ class Pool:
     bone_mm: FloatArray
     region: NDArray[np.uint8]
     side: NDArray[np.uint8]
+    chest: NDArray[np.bool_]
 
     def __len__(self) -> int:
         """Return the number of voxels."""
@@ -62,14 +64,16 @@ def draw_pool(host: Host, rng: np.random.Generator) -> Pool:
     else:
         x, y, z = x[soft], y[soft], z[soft]
     unknown = np.zeros(len(x), np.uint8)
+    region = unknown if host.region is None else host.region[x, y, z]
     return Pool(
         index=np.stack([x, y, z], axis=1),
         fatty=is_one_of(tissue[x, y, z], _FATTY),
         depth_mm=host.depth_mm[x, y, z],
         muscle_mm=host.muscle_mm[x, y, z],
         bone_mm=np.full(len(x), np.inf, np.float32) if host.bone_mm is None else host.bone_mm[x, y, z],
-        region=unknown if host.region is None else host.region[x, y, z],
+        region=region,
         side=unknown if host.side is None else host.side[x, y, z],
+        chest=chest_wall(host)[x, y, z] if host.region is None else region == Region.CHEST,
     )
 
 
