@@ -59,15 +59,15 @@ def test_turning_is_what_scipy_makes_of_the_same_matrix():
     augment = BatchAugment(only(affine=1.0), SPACING, 0)
     matrices = np.stack([augment._matrix(np.random.default_rng(n)) for n in range(2)])
     assert not np.allclose(matrices[0], matrices[1])
-    turned, turned_label = _turned(image, label, matrices)
     middle = (np.array(image.shape[2:]) - 1) / 2
     for n in range(2):
+        turned, turned_label = _turned(image[n], label[n], matrices[n])
         offset = middle - matrices[n] @ middle
         expected = ndimage.affine_transform(image[n, 0].numpy(), matrices[n], offset, order=1, mode="nearest")
-        np.testing.assert_allclose(turned[n, 0].numpy(), expected, atol=2e-5)
+        np.testing.assert_allclose(turned[0].numpy(), expected, atol=2e-5)
         near = ndimage.affine_transform(label[n, 0].numpy(), matrices[n], offset, order=0, mode="nearest")
-        assert (turned_label[n, 0].numpy() == near).mean() > 0.999  # a point half-way between voxels may fall to either
-    assert turned_label.dtype == torch.uint8
+        assert (turned_label[0].numpy() == near).mean() > 0.999  # a point half-way between voxels may fall to either
+        assert turned_label.dtype == torch.uint8
 
 
 def test_only_planes_of_equal_spacing_are_turned():
@@ -79,10 +79,10 @@ def test_only_planes_of_equal_spacing_are_turned():
 def test_blur_is_what_scipy_makes_of_it():
     image, _ = patches(2)
     widths = np.array([[0.3, 0.8, 0.5], [0.7, 0.4, 0.6]])
-    blurred = _smoothed(image, widths)
     for n in range(2):
+        blurred = _smoothed(image[n], widths[n])
         expected = ndimage.gaussian_filter(image[n, 0].numpy(), widths[n], mode="nearest", radius=3)
-        np.testing.assert_allclose(blurred[n, 0].numpy(), expected, atol=1e-5)
+        np.testing.assert_allclose(blurred[0].numpy(), expected, atol=1e-5)
 
 
 def test_a_patch_is_changed_alike_in_any_batch_and_on_any_run():

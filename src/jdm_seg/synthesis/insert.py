@@ -17,6 +17,7 @@ from threadpoolctl import ThreadpoolController
 
 from jdm_seg.body_mask import bounding_box
 from jdm_seg.cases import Modality
+from jdm_seg.neighbourhood import foreground_indices
 from jdm_seg.synthesis.anatomy.host import Host, build_host, chest_wall
 from jdm_seg.synthesis.anatomy.tissue import Tissue, is_one_of
 from jdm_seg.synthesis.blend import (
@@ -243,7 +244,7 @@ def _blas() -> ThreadpoolController:
 
 def _write_label(label: NDArray[np.uint8], calcinosis: Calcinosis, seen: NDArray[np.bool_]) -> None:
     """Write 1 where deposits can be seen, and :data:`IGNORE` at the others."""
-    where = np.nonzero(calcinosis.label)
+    where = tuple(foreground_indices(calcinosis.label).T)
     label[where] = np.where(seen[where], 1, IGNORE)
 
 

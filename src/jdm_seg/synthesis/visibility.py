@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from jdm_seg.components import CONNECTIVITY
+from jdm_seg.neighbourhood import foreground_indices
 from jdm_seg.volume import Spacing
 
 _VISIBLE_HU = 110.0
@@ -39,13 +40,19 @@ def seen_on_ct(label: NDArray[Any], image: NDArray[Any], before: NDArray[Any] | 
     Returns:
         The voxels of these pieces, (X, Y, Z).
     """
-    pieces = cc3d.connected_components(label != 0, connectivity=CONNECTIVITY, binary_image=True)
-    where = np.nonzero(pieces)
-    number = pieces[where]
+    shown = np.zeros(label.shape, bool)
+    at = foreground_indices(label)
+    if not len(at):
+        return shown
+    low, high = at.min(axis=0), at.max(axis=0) + 1
+    box = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+    pieces = cc3d.connected_components(label[box] != 0, connectivity=CONNECTIVITY, binary_image=True)
+    where = tuple(at.T)
+    number = pieces[tuple((at - low).T)]
     seen: NDArray[np.bool_] = _means(number, image[where]) >= _VISIBLE_HU
     if before is not None:
         seen &= _means(number, image[where].astype(np.float64) - before[where]) >= _VISIBLE_CHANGE_HU
-    shown: NDArray[np.bool_] = seen[pieces]
+    shown[where] = seen[number]
     return shown
 
 
