@@ -8,7 +8,7 @@ Source: fingerprint and rules after nnU-Net (Isensee et al., Nat. Methods 2021),
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -36,6 +36,9 @@ _CPU_VOXELS = 96**3
 _OURS = "jdm_seg.networks.SpaceToDepthUNet"
 _MEMORY_SHARE = 0.6
 """Of what is free; the rest is for scans, workers and what allocators waste."""
+_LEAST_LEVELS = 3
+_BOTTOM = 4
+"""Voxels across a window where a network has halved most often, as in nnU-Net: with fewer, depth buys nothing."""
 _WORD = 16
 """Bytes a weight: itself, its gradient, two moments of Adam."""
 
@@ -123,7 +126,7 @@ def plan(config: TrainConfig, found: Fingerprint, memory: int) -> tuple[TrainCon
 
     Args:
         config: With zeros for voxel size, window or batch. The package's own network halves less often where scans have
-            few slices.
+            few slices, or where the memory allows small windows only.
         found: What the data set is like.
         memory: Bytes that training may take on the device it runs on.
 
@@ -137,20 +140,18 @@ def plan(config: TrainConfig, found: Fingerprint, memory: int) -> tuple[TrainCon
     if not all(spacing):
         spacing = _spacing(found)
         follow = follow or np.count_nonzero(found.slices_across) > 1
-    network = dict(config.network)
-    divisor = 32
-    if network["_target_"] == _OURS:
-        network["channels"] = list(network["channels"])[: _levels(found, spacing)]
-        divisor = 2 ** len(network["channels"])
-    saved, weights = training_memory(network, divisor)
-    budget = memory * _MEMORY_SHARE - weights
     cpu = not on_gpu(config.trainer.accelerator)
-    patch = config.data.patch_size
     batch = config.data.batch_size
-    if not all(patch):
-        limit = budget / saved / (batch or 2)
-        patch = _patch(found, spacing, divisor, min(limit, _CPU_VOXELS) if cpu else limit)
-    voxels = int(np.prod(patch))
+    for network, divisor in _depths(config.network, _levels(found, spacing)):
+        saved, weights = training_memory(network, divisor)
+        budget = memory * _MEMORY_SHARE - weights
+        patch = config.data.patch_size
+        if not all(patch):
+            limit = budget / saved / (batch or 2)
+            patch = _patch(found, spacing, divisor, min(limit, _CPU_VOXELS) if cpu else limit)
+        voxels = int(np.prod(patch))
+        if all(config.data.patch_size) or _shows_enough(patch, divisor, found, spacing):
+            break
     if voxels * saved > budget:
         raise InputError(
             "data.patch_size",
@@ -250,7 +251,23 @@ def _spacing(found: Fingerprint) -> Spacing:
 def _levels(found: Fingerprint, spacing: Spacing) -> int:
     """Return how often a network halves: less where a scan has few slices."""
     least = min(np.divide(found.extent_mm, spacing))
-    return int(max(3, np.log2(max(least, 1))))
+    return int(max(_LEAST_LEVELS, np.log2(max(least, 1))))
+
+
+def _depths(network: dict[str, Any], most: int) -> Iterator[tuple[dict[str, Any], int]]:
+    """Yield a network and what the sides of its windows are multiples of; then shallower ones, if it is our own."""
+    if network["_target_"] != _OURS:
+        yield dict(network), 32
+        return
+    channels = list(network["channels"])[:most]
+    for levels in range(len(channels), min(_LEAST_LEVELS, len(channels)) - 1, -1):
+        yield {**network, "channels": channels[:levels]}, 2**levels
+
+
+def _shows_enough(patch: Sequence[int], divisor: int, found: Fingerprint, spacing: Spacing) -> bool:
+    """Tell whether a window is, along each axis, wide enough for a network that halves so often, or as the scans."""
+    sides = np.array(patch)
+    return bool(((sides >= _BOTTOM * divisor) | (sides >= np.divide(found.extent_mm, spacing))).all())
 
 
 def _patch(found: Fingerprint, spacing: Spacing, divisor: int, most_voxels: float) -> tuple[int, int, int]:

@@ -129,6 +129,20 @@ def test_a_large_memory_is_used_and_a_small_one_is_not_overrun():
     assert facts["memory"]["expected_bytes"] <= GB // 3
 
 
+def test_little_memory_gives_a_shallower_network_and_a_window_that_shows_more():
+    wide = like((1.0, 1.0, 1.0), (400.0, 400.0, 1500.0))
+    depths = {}
+    for memory in (GB // 5, 64 * GB):
+        config, facts = plan(auto(), wide, memory)
+        depths[memory] = len(config.network["channels"])
+        assert min(config.data.patch_size) >= 4 * 2 ** depths[memory]
+        assert facts["memory"]["expected_bytes"] <= 0.6 * memory
+    assert depths == {GB // 5: 3, 64 * GB: 4}
+    # a window that is given is no reason to go less deep
+    given, _ = plan(auto("data.patch_size=[32,32,32]"), wide, 64 * GB)
+    assert len(given.network["channels"]) == 4
+
+
 def test_a_run_that_goes_on_keeps_its_plan_but_for_what_is_given_now():
     chosen = {"spacing": [1.2, 1.2, 3.0], "follow_slices": True, "patch_size": [96, 96, 32], "batch_size": 4}
     assert as_chosen(auto(), chosen).data.batch_size == 4
@@ -140,8 +154,8 @@ def test_a_run_that_goes_on_keeps_its_plan_but_for_what_is_given_now():
 
 
 def test_a_memory_that_is_too_small_is_said():
-    with pytest.raises(InputError, match=r"data.patch_size: expected a window that is trained in 0.1 GB"):
-        plan(auto(), like((1.0, 1.0, 1.0), (400.0, 400.0, 400.0)), 10**8)
+    with pytest.raises(InputError, match=r"data.patch_size: expected a window that is trained in 0.0 GB"):
+        plan(auto(), like((1.0, 1.0, 1.0), (400.0, 400.0, 400.0)), GB // 25)
 
 
 def test_memory_grows_with_the_network():
