@@ -38,7 +38,8 @@ _MEMORY_SHARE = 0.6
 """Of what is free; the rest is for scans, workers and what allocators waste."""
 _LEAST_LEVELS = 3
 _BOTTOM = 4
-"""Voxels across a window where a network has halved most often, as in nnU-Net: with fewer, depth buys nothing."""
+"""Voxels across a window where a network has halved most often, as in nnU-Net, if memory allows so wide a window for a
+shallower one."""
 _WORD = 16
 """Bytes a weight: itself, its gradient, two moments of Adam."""
 
@@ -150,7 +151,10 @@ def plan(config: TrainConfig, found: Fingerprint, memory: int) -> tuple[TrainCon
             limit = budget / saved / (batch or 2)
             patch = _patch(found, spacing, divisor, min(limit, _CPU_VOXELS) if cpu else limit)
         voxels = int(np.prod(patch))
-        if all(config.data.patch_size) or _shows_enough(patch, divisor, found, spacing):
+        widest = _patch(found, spacing, divisor, np.inf)
+        if all(config.data.patch_size) or all(
+            side >= min(_BOTTOM * divisor, most) for side, most in zip(patch, widest, strict=True)
+        ):
             break
     if voxels * saved > budget:
         raise InputError(
@@ -262,12 +266,6 @@ def _depths(network: dict[str, Any], most: int) -> Iterator[tuple[dict[str, Any]
     channels = list(network["channels"])[:most]
     for levels in range(len(channels), min(_LEAST_LEVELS, len(channels)) - 1, -1):
         yield {**network, "channels": channels[:levels]}, 2**levels
-
-
-def _shows_enough(patch: Sequence[int], divisor: int, found: Fingerprint, spacing: Spacing) -> bool:
-    """Tell whether a window is, along each axis, wide enough for a network that halves so often, or as the scans."""
-    sides = np.array(patch)
-    return bool(((sides >= _BOTTOM * divisor) | (sides >= np.divide(found.extent_mm, spacing))).all())
 
 
 def _patch(found: Fingerprint, spacing: Spacing, divisor: int, most_voxels: float) -> tuple[int, int, int]:

@@ -138,6 +138,9 @@ def test_little_memory_gives_a_shallower_network_and_a_window_that_shows_more():
         assert min(config.data.patch_size) >= 4 * 2 ** depths[memory]
         assert facts["memory"]["expected_bytes"] <= 0.6 * memory
     assert depths == {GB // 5: 3, 64 * GB: 4}
+    # nor are scans of few slices, which no memory makes more of
+    thick, _ = plan(auto(), like((1.0, 1.0, 5.0), (400.0, 400.0, 200.0)), 64 * GB)
+    assert len(thick.network["channels"]) == 4
     # a window that is given is no reason to go less deep
     given, _ = plan(auto("data.patch_size=[32,32,32]"), wide, 64 * GB)
     assert len(given.network["channels"]) == 4
