@@ -98,7 +98,7 @@ def test_kinds_lie_where_they_belong(drawn):
             assert abs(np.hypot(x.centre[0] - 55, x.centre[1] - 55) - 50) < 2.5
 
 
-def chest(region=None):
+def chest():
     """A slab of lung, ribs, muscle, fat and skin along y, 60 x 80 x 60 mm."""
     edges = [(0, Tissue.LUNG), (30, Tissue.MUSCLE), (48, Tissue.FAT), (74, Tissue.SKIN), (76, Tissue.AIR)]
     column = np.zeros(80, np.uint8)
@@ -108,7 +108,7 @@ def chest(region=None):
     tissue[:20, 34:42, 20:30] = Tissue.CORTEX
     tissue[40:44, 36:40, 40:44] = Tissue.DENSE  # in the wall
     tissue[40:44, 70:73, 40:44] = Tissue.DENSE  # in the subcutis
-    return replace(build_host(tissue, SPACING), region=region)
+    return build_host(tissue, SPACING)
 
 
 def test_cartilage_turns_into_bone_between_ribs_of_scans():

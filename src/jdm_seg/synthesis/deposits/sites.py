@@ -6,7 +6,8 @@ A random pool of the host's soft-tissue voxels is drawn once, so that no deposit
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +36,7 @@ class Pool:
         fatty: Skin or fat.
         depth_mm, muscle_mm, bone_mm: As in :class:`Host`; ``bone_mm`` is infinite where nobody measured it.
         region, side: Codes, 0 where unknown.
-        chest: Wall of the chest: by region, or where regions are unknown by lungs nearby.
+        host: Where they were drawn from.
     """
 
     index: NDArray[np.intp]
@@ -45,11 +46,21 @@ class Pool:
     bone_mm: FloatArray
     region: NDArray[np.uint8]
     side: NDArray[np.uint8]
-    chest: NDArray[np.bool_]
+    host: Host = field(repr=False)
 
     def __len__(self) -> int:
         """Return the number of voxels."""
         return len(self.index)
+
+    @cached_property
+    def chest(self) -> NDArray[np.bool_]:
+        """Which lie in the wall of the chest: by region, or where regions are unknown by lungs nearby.
+
+        Looked for when asked: deposits do not ask.
+        """
+        known = self.host.region is not None
+        wall: NDArray[np.bool_] = self.region == Region.CHEST if known else chest_wall(self.host)[tuple(self.index.T)]
+        return wall
 
 
 def draw_pool(host: Host, rng: np.random.Generator) -> Pool:
@@ -64,16 +75,15 @@ def draw_pool(host: Host, rng: np.random.Generator) -> Pool:
     else:
         x, y, z = x[soft], y[soft], z[soft]
     unknown = np.zeros(len(x), np.uint8)
-    region = unknown if host.region is None else host.region[x, y, z]
     return Pool(
         index=np.stack([x, y, z], axis=1),
         fatty=is_one_of(tissue[x, y, z], _FATTY),
         depth_mm=host.depth_mm[x, y, z],
         muscle_mm=host.muscle_mm[x, y, z],
         bone_mm=np.full(len(x), np.inf, np.float32) if host.bone_mm is None else host.bone_mm[x, y, z],
-        region=region,
+        region=unknown if host.region is None else host.region[x, y, z],
         side=unknown if host.side is None else host.side[x, y, z],
-        chest=chest_wall(host)[x, y, z] if host.region is None else region == Region.CHEST,
+        host=host,
     )
 
 
