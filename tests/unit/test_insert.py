@@ -426,7 +426,9 @@ def test_phenotypes_show_in_muscle_and_noise_has_a_floor(phenotype, sign):
     host = host_of_scan(signal, SPACING, "stir")
     calcinosis = render_deposits((deposit(centre=(45.0, 45.0, 25.0), radius=8),), host)
     rng = np.random.default_rng(1)
-    setting = replace(sample_stir(rng, calcinosis.deposits, 10.0), phenotypes=(phenotype,))
+    drawn = sample_stir(rng, calcinosis.deposits, 10.0)
+    sharp = replace(drawn.readout, matrix=(1.0, 1.0), filtered=False)
+    setting = replace(drawn, phenotypes=(phenotype,), readout=sharp)
     result = insert_stir(signal, calcinosis, host, setting, (200.0, 8.0), rng)
     inside = calcinosis.occupancy > 0.999
     assert sign * (result[inside].mean() - 200) > 100
@@ -439,6 +441,23 @@ def test_phenotypes_show_in_muscle_and_noise_has_a_floor(phenotype, sign):
     assert (result[rim].mean() > 240) == (phenotype == "void_rim")
     assert result.dtype == signal.dtype
     assert result.min() >= 0
+
+
+def test_a_deposit_is_as_blurred_as_the_read_out_leaves_it():
+    """Constant muscle without noise: along the phase axis the change has no frequency that was not acquired."""
+    signal = np.full((64, 64, 24), 200.0, np.float32)
+    tissue = np.full(signal.shape, Tissue.MUSCLE, np.uint8)
+    host = Host(tissue, SPACING, *np.full((2, *signal.shape), 20.0, np.float32))
+    calcinosis = render_deposits((deposit(centre=(32.0, 32.0, 12.0), radius=6),), host)
+    drawn = sample_stir(np.random.default_rng(0), calcinosis.deposits, 10.0, slice_axis=2)
+    changes = []
+    for share in (0.5, 1.0):
+        readout = replace(drawn.readout, phase_axis=0, matrix=(share, 1.0), filtered=False)
+        setting = replace(drawn, phenotypes=("fluid",), readout=readout)
+        changes.append(insert_stir(signal, calcinosis, host, setting, (200.0, 0.0), np.random.default_rng(1)) - signal)
+    beyond, before = (np.abs(np.fft.fft(change, axis=0))[17:48] ** 2 for change in changes)  # half of 64 acquired: 16
+    assert beyond.sum() < 0.02 * before.sum()
+    assert changes[0][32, 32, 12] == pytest.approx(changes[1][32, 32, 12], rel=0.15)
 
 
 def test_the_transform_works_on_stir_and_does_not_ask_for_what_cannot_be_seen():

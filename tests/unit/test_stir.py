@@ -17,7 +17,7 @@ from jdm_seg.synthesis.dataset import synthesize_dataset
 from jdm_seg.synthesis.deposits.calcinosis import Calcinosis, Deposit
 from jdm_seg.synthesis.stir.acquisition import acquire_stir, add_deposits, body_signal, sample_stir
 from jdm_seg.synthesis.stir.oedema import Oedema, add_oedema
-from jdm_seg.synthesis.stir.scan import Readout, read_out, station_places
+from jdm_seg.synthesis.stir.scan import Readout, complex_noise, read_out, station_places
 from jdm_seg.synthesis.stir.signal import fat_null_ti, inversion_recovery, relative_signal, tissue_signals
 from jdm_seg.synthesis.stir.slices import Slices
 from jdm_seg.transforms import LoadCase
@@ -313,6 +313,17 @@ def test_a_receive_field_is_smooth_and_each_station_has_its_own():
     assert 0.15 < np.log(image).std() < 0.5
     assert np.abs(np.diff(np.log(image), axis=0)).max() < 0.03
     assert image.min() > 0
+
+
+def test_noise_has_the_grain_of_what_was_acquired():
+    """Half of k-space: neighbours along the phase axis share sinc(1/2) of their noise, along the others none."""
+    readout = Readout(snr=1.0, bias=0.0, matrix=(0.5, 1.0), phase_axis=2)
+    noise = complex_noise((40, 40, 200), readout, np.random.default_rng(0))
+    for part in (noise.real, noise.imag):
+        assert part.std() == pytest.approx(1, rel=0.03)
+        along = np.corrcoef(part[..., 1:].ravel(), part[..., :-1].ravel())[0, 1]
+        assert along == pytest.approx(np.sinc(0.5), abs=0.03)
+        assert abs(np.corrcoef(part[1:].ravel(), part[:-1].ravel())[0, 1]) < 0.02
 
 
 def test_a_k_space_that_is_cut_rings_and_a_filter_calms_it():

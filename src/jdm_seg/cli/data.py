@@ -22,7 +22,9 @@ def synthesize(
     modality: Annotated[str, typer.Option(help="ct or stir.")],
     cases: Annotated[int, typer.Option(min=1, help="How many.")],
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same bytes.")],
-    preset: Annotated[str, typer.Option(help="limb, trunk, whole (body), benchmark, or smoke (small).")] = "limb",
+    preset: Annotated[
+        str, typer.Option(help="limb, trunk, whole (body), benchmark, smoke (small); STIR also limb-dense, limb-clear.")
+    ] = "limb",
     backgrounds: Annotated[
         Path | None, typer.Option(help="Insert deposits into the scans of this folder instead of drawing bodies.")
     ] = None,

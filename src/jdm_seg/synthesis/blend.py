@@ -24,6 +24,7 @@ from jdm_seg.synthesis.deposits.calcinosis import Calcinosis
 from jdm_seg.synthesis.deposits.fields import Box, blur_box, blur_reach, box_shape
 from jdm_seg.synthesis.deposits.overlay import Overlay
 from jdm_seg.synthesis.stir.acquisition import StirAcquisition, add_deposits
+from jdm_seg.synthesis.stir.scan import complex_noise, truncated
 from jdm_seg.volume import Spacing
 
 FloatArray = NDArray[np.float32]
@@ -31,6 +32,8 @@ FloatArray = NDArray[np.float32]
 _BACKGROUND_MM = 2.0
 _LEAST_HU = 0.5
 """A change that rounding would swallow."""
+_LEAST_OF_MUSCLE = 0.01
+"""On STIR: a third of the noise of the best scans, where ringing ends."""
 _OWN_BLUR_VOXELS = 15_000
 """Larger boxes that overlap share one blur: one for each of several long sheets would take too long."""
 _BLUR_SPREAD = 0.12
@@ -194,13 +197,14 @@ def insert_stir(
 ) -> NDArray[Any]:
     """Let deposits show in a finished STIR scan: dark, dark with a bright rim, or fluid.
 
-    What a void takes away is replaced by noise of the scan's own strength, so it never reads less than air does.
+    What changes is blurred as the drawn read-out would: the scan around it went through one like it. What a void takes
+    away is replaced by noise of the scan's own strength and such a grain, so it never reads less than air does.
 
     Args:
         signal: Magnitudes in the scanner's units, shape (X, Y, Z).
         calcinosis: Rendered on the same grid.
         host: Tells where soft tissue is.
-        acquisition: Gives each deposit's phenotype, and the signal of fluid and rims relative to muscle.
+        acquisition: Gives each deposit's phenotype, the signal of fluid and rims relative to muscle, and the blur.
         levels: Signal of muscle and standard deviation of the noise, both in the scanner's units.
         rng: Draws the noise.
 
@@ -221,11 +225,12 @@ def insert_stir(
         None if calcinosis.fluid is None else calcinosis.fluid[box],
     )
     before = signal[box].astype(np.float32) / np.float32(muscle)
-    after = add_deposits(before, part, acquisition, host.spacing)
-    reached = np.flatnonzero((np.abs(after - before) > 1e-4) & is_soft(host.tissue[box]))
+    change = truncated(add_deposits(before, part, acquisition, host.spacing) - before, acquisition.readout)
+    reached = np.flatnonzero((np.abs(change) > _LEAST_OF_MUSCLE) & is_soft(host.tissue[box]))
     lost = part.occupancy.ravel()[reached] * np.float32(noise)
-    real = after.ravel()[reached] * np.float32(muscle) + lost * rng.standard_normal(reached.size, np.float32)
-    values = np.hypot(real, lost * rng.standard_normal(reached.size, np.float32))
+    grain = complex_noise(before.shape, acquisition.readout, rng).ravel()[reached]
+    real = (before + change).ravel()[reached] * np.float32(muscle) + lost * grain.real
+    values = np.hypot(real, lost * grain.imag)
     changed = result[box]
     where = np.unravel_index(reached, changed.shape)
     changed[where] = np.rint(values) if np.issubdtype(result.dtype, np.integer) else values

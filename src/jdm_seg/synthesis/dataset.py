@@ -31,7 +31,7 @@ from jdm_seg.synthesis.insert import host_of_scan, unclear_in_scan
 from jdm_seg.synthesis.recipe import Preset, SyntheticCase, describe, preset_of, synthesize_body
 from jdm_seg.synthesis.stir.acquisition import StirAcquisition, sample_stir
 from jdm_seg.synthesis.visibility import seen_on_ct, seen_on_stir
-from jdm_seg.volume import Volume, read_volume, write_text, write_volume
+from jdm_seg.volume import Volume, read_volume, slice_axis, write_text, write_volume
 
 
 @dataclass(frozen=True)
@@ -244,7 +244,7 @@ def synthesize_inserted(scan: Volume, modality: Modality, priors: Priors, seed: 
         acquisition = sample_scan_blur(rng, spacing, estimate_blur(scan.array, host.tissue, spacing))
         image = insert_ct(scan.array, calcinosis, host, acquisition)
     else:
-        acquisition = sample_stir(rng, calcinosis.deposits, float(rng.uniform(3, 30)))
+        acquisition = sample_stir(rng, calcinosis.deposits, float(rng.uniform(3, 30)), slice_axis=slice_axis(spacing))
         levels = estimate_stir_tissue(scan.array, spacing)[1]
         image = insert_stir(scan.array, calcinosis, host, acquisition, levels, rng)
     stir = acquisition if isinstance(acquisition, StirAcquisition) else None

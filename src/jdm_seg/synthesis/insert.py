@@ -34,7 +34,7 @@ from jdm_seg.synthesis.deposits.overlay import render_lookalike
 from jdm_seg.synthesis.estimate import estimate_stir_tissue, estimate_tissue
 from jdm_seg.synthesis.stir.acquisition import sample_stir
 from jdm_seg.synthesis.visibility import seen_on_ct, seen_on_stir
-from jdm_seg.volume import Spacing
+from jdm_seg.volume import Spacing, slice_axis
 
 __all__ = [
     "HOST_KEYS",
@@ -208,7 +208,7 @@ class InsertCalcinosisd(MapTransform, Randomizable):  # type: ignore[misc]
         rng: np.random.Generator,
     ) -> NDArray[Any]:
         calcinosis = render_deposits(sample_deposits(host, rng, self.priors), host)
-        acquisition = sample_stir(rng, calcinosis.deposits, float(rng.uniform(3, 30)))
+        acquisition = sample_stir(rng, calcinosis.deposits, float(rng.uniform(3, 30)), slice_axis=slice_axis(host.spacing))
         inserted = insert_stir(image, calcinosis, host, acquisition, levels, rng)
         _write_label(label, calcinosis, seen_on_stir(calcinosis.label, inserted, image, *levels, host.spacing))
         return inserted

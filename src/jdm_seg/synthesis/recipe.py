@@ -77,6 +77,10 @@ PRESETS: dict[tuple[str, str], Preset] = {
         priors=_DENSE,
         least_body=0.3,
     ),
+    # for deposits to be inserted on the fly, other ones every time
+    ("stir", "limb-clear"): Preset(
+        "limb", ((260.0, 360.0), (130.0, 200.0), (220.0, 340.0)), _STIR_SPACING + _STIR_AXIAL, 1.0, least_body=0.2
+    ),
     ("stir", "trunk"): Preset("trunk", ((340.0, 440.0), (160.0, 220.0), (280.0, 420.0)), _STIR_SPACING),
     ("stir", "whole"): Preset("whole", None, _STIR_SPACING[:3], priors=Priors(count_mean=15.0), lookalikes=4.0),
     ("stir", "benchmark"): Preset("limb", ((260.0, 340.0), (130.0, 180.0), (220.0, 300.0)), _STIR_SPACING[:2], 0.2),
@@ -219,7 +223,9 @@ def _scan(recipe: Recipe, rendered: RenderedScene) -> SyntheticCase:
     elif recipe.stir is not None:
         stir, split = recipe.stir, rendered.split
         image, oedema = acquire_stir(tissue, calcinosis, stir, rng, split=split)
-        before, _ = acquire_stir(tissue, None, stir, np.random.default_rng(recipe.seed), split=split)
+        before = image
+        if recipe.deposits:
+            before, _ = acquire_stir(tissue, None, stir, np.random.default_rng(recipe.seed), split=split)
         levels = (stir.readout.scale, stir.readout.scale / stir.readout.snr)
         seen = seen_on_stir(calcinosis.label, image, before, *levels, recipe.spacing)
     else:

@@ -176,19 +176,16 @@ def _station(signal: FloatArray, spacing: Spacing, readout: Readout, rng: np.ran
     sigma: Any = np.float32(1 / readout.snr)
     if readout.g_factor > 1:
         sigma = sigma * _g_map(signal.shape, readout)
-    noisy = np.empty(signal.shape, np.complex64)
-    noisy.real = rng.standard_normal(signal.shape, np.float32)
-    noisy.imag = rng.standard_normal(signal.shape, np.float32)
+    noisy = _white(signal.shape, rng)
     noisy *= sigma
     # what k-space leaves out takes its noise with it; the asked noise is that of the image
-    kept = _kept_noise(signal.shape, readout)
-    noisy /= np.float32(kept)
+    noisy /= np.float32(_kept_noise(signal.shape, readout))
     noisy.real += signal
     if readout.ghost:
         shift = round(readout.ghost_shift * signal.shape[readout.phase_axis])
         for way in (shift, -shift):
             noisy.imag += np.float32(readout.ghost) * np.roll(signal, way, readout.phase_axis)
-    return np.abs(_truncated(noisy, readout))
+    return np.abs(truncated(noisy, readout))
 
 
 def _g_map(shape: tuple[int, ...], readout: Readout) -> FloatArray:
@@ -218,12 +215,34 @@ def _kept_noise(shape: tuple[int, ...], readout: Readout) -> float:
     return float(np.prod([np.sqrt(np.mean(window**2)) for _, window in _windows(shape, readout)]))
 
 
-def _truncated(image: NDArray[np.complex64], readout: Readout) -> NDArray[np.complex64]:
-    """Cut k-space to what was acquired and fill with zeros: blur, ringing at edges, and noise with a grain."""
+def complex_noise(shape: tuple[int, ...], readout: Readout, rng: np.random.Generator) -> NDArray[np.complex64]:
+    """Return noise as a read-out leaves it: standard deviation 1 in each of both parts, the grain of its k-space."""
+    noise: NDArray[np.complex64] = truncated(_white(shape, rng), readout) / np.float32(_kept_noise(shape, readout))
+    return noise
+
+
+def _white(shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.complex64]:
+    noise = np.empty(shape, np.complex64)
+    noise.real = rng.standard_normal(shape, np.float32)
+    noise.imag = rng.standard_normal(shape, np.float32)
+    return noise
+
+
+def truncated(image: NDArray[Any], readout: Readout) -> NDArray[Any]:
+    """Cut k-space to what was acquired and fill with zeros: blur, ringing at edges, and noise with a grain.
+
+    Args:
+        image: Complex or real, (X, Y, Z).
+        readout: Says what was acquired.
+
+    Returns:
+        The same shape, real for a real image.
+    """
+    whole = np.iscomplexobj(image)
     for axis, window in _windows(image.shape, readout):
         pad = [(_PAD, _PAD) if a == axis else (0, 0) for a in range(3)]
         spectrum = fft.fft(np.pad(image, pad, mode="edge"), axis=axis, workers=2)
         spectrum *= np.moveaxis(window.reshape(-1, 1, 1), 0, axis)
         restored = fft.ifft(spectrum, axis=axis, workers=2, overwrite_x=True)
-        image = np.take(restored, np.arange(_PAD, _PAD + image.shape[axis]), axis)
+        image = np.take(restored if whole else restored.real, np.arange(_PAD, _PAD + image.shape[axis]), axis)
     return image
