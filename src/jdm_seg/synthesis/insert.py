@@ -208,7 +208,9 @@ class InsertCalcinosisd(MapTransform, Randomizable):  # type: ignore[misc]
         rng: np.random.Generator,
     ) -> NDArray[Any]:
         calcinosis = render_deposits(sample_deposits(host, rng, self.priors), host)
-        acquisition = sample_stir(rng, calcinosis.deposits, float(rng.uniform(3, 30)), slice_axis=slice_axis(host.spacing))
+        acquisition = sample_stir(
+            rng, calcinosis.deposits, float(rng.uniform(3, 30)), slice_axis=slice_axis(host.spacing)
+        )
         inserted = insert_stir(image, calcinosis, host, acquisition, levels, rng)
         _write_label(label, calcinosis, seen_on_stir(calcinosis.label, inserted, image, *levels, host.spacing))
         return inserted
