@@ -213,6 +213,18 @@ def test_what_differs_is_not_offered(scans, spoil, precision, reason):
     assert found.offered == (not reason)
 
 
+@pytest.mark.parametrize(("error", "offered"), [(5e-5, True), (3e-4, False)])
+def test_large_logits_may_round_as_much_as_their_size(scans, error, offered):
+    def network(windows):
+        return 1000 * (torch.nn.functional.avg_pool3d(windows, 5, 1, 2) - 0.1)
+
+    spec = ModelSpec("n", PreprocessConfig(), SIZE, 0.25, 0.5, NETWORK)
+    check = ParityCheck(network, random_windows(scans, SIZE, 2), scans)
+    found = check.compare(lambda windows: network(windows) * (1 + error), spec, "f32")
+    assert found.window_logit > LOGIT_TOLERANCE
+    assert found.offered == offered, found
+
+
 def test_a_model_that_answers_otherwise_is_refused(graph, scans):
     torch.manual_seed(1)
     other = ForegroundNetwork(SpaceToDepthUNet(channels=(8, 16))).eval()

@@ -27,6 +27,8 @@ from jdm_seg.volume import Grid
 LOGIT_TOLERANCE = 1e-3
 """Largest difference between engines in f32 that counts as the same network, of logits divided by the temperature:
 a network that is three times as sure has three times the rounding errors at the same probabilities."""
+LOGIT_SHARE = 1e-4
+"""The same as a share of the largest logit, where that is more: rounding grows with what is rounded."""
 LESION_TOLERANCE = 0.99
 """Lesion F1 against the f32 mask from which a lower precision is offered."""
 VOXEL_TOLERANCE = 0.9999
@@ -78,6 +80,15 @@ class ParityCheck:
         pairs = zip(self.windows, self._answers, strict=True)
         return max((float((predictor(window) - answer).abs().max()) for window, answer in pairs), key=_nan_last)
 
+    def tolerance(self, temperature: float) -> float:
+        """Return the largest difference in f32 that counts as the same network, of logits divided by the temperature.
+
+        Args:
+            temperature: Of the model.
+        """
+        largest = max(float(answer.abs().max()) for answer in self._answers)
+        return max(LOGIT_TOLERANCE, LOGIT_SHARE * largest / temperature)
+
     def compare(self, predictor: Predictor, spec: ModelSpec, precision: str) -> Agreement:
         """Compare an engine on windows and whole scans.
 
@@ -89,7 +100,8 @@ class ParityCheck:
         window = self.window_difference(predictor) / spec.temperature
         if self._scan_answers is None:
             self._scan_answers = [_scan_logits(self._predictor, scan, spec) for scan in self.scans]
-        if precision == "f32" and not window <= LOGIT_TOLERANCE:
+        tolerance = self.tolerance(spec.temperature) if precision == "f32" else None
+        if tolerance is not None and not window <= tolerance:
             return Agreement(window, None, None, None, 0, False, f"logits differ by {window:.2g}")
         rows = [
             _compare_scan(answer, _scan_logits(predictor, scan, spec), scan, spec)
@@ -99,14 +111,14 @@ class ParityCheck:
         voxels = min(row[1] for row in rows)
         scores = [row[2] for row in rows if row[2] is not None]
         f1 = min(scores) if scores else None
-        reason = _reason(precision, max(window, largest, key=_nan_last), voxels, f1)
+        reason = _reason(tolerance, max(window, largest, key=_nan_last), voxels, f1)
         return Agreement(window, largest, voxels, f1, sum(row[3] for row in rows), not reason, reason)
 
 
-def _reason(precision: str, logit: float, voxels: float, f1: float | None) -> str:
-    """Return why an engine is not offered, or nothing."""
-    if precision == "f32":
-        if not logit <= LOGIT_TOLERANCE:
+def _reason(tolerance: float | None, logit: float, voxels: float, f1: float | None) -> str:
+    """Return why an engine is not offered, or nothing; in lower precisions, without a tolerance, lesions decide."""
+    if tolerance is not None:
+        if not logit <= tolerance:
             return f"logits differ by {logit:.2g}"
         if voxels < VOXEL_TOLERANCE:
             return f"only {voxels:.4%} of voxels agree"
@@ -146,9 +158,10 @@ def measure_parity(check: ParityCheck, model: ModelFolder, extra: Sequence[str] 
                 continue
             report[engine][precision] = asdict(agreement)
             if engine in REQUIRED and precision == "f32" and not agreement.offered:
+                within = check.tolerance(model.spec.temperature)
                 raise InputError(
                     f"engine {engine}",
-                    expected=f"the trained network's logits within {LOGIT_TOLERANCE:g}, and its lesions",
+                    expected=f"the trained network's logits within {within:.2g}, and its lesions",
                     found=agreement.reason,
                     remedy="this network cannot be exported as it is; please report it",
                 )

@@ -35,7 +35,7 @@ from jdm_seg.export.onnx_graph import (
     write_half_graph,
     write_int8_graph,
 )
-from jdm_seg.export.parity import LOGIT_TOLERANCE, ParityCheck, measure_parity, summary_of
+from jdm_seg.export.parity import ParityCheck, measure_parity, summary_of
 from jdm_seg.export.validation import SYNTHETIC, ValidationScan, drawn_scans, random_windows, validation_scans
 from jdm_seg.inference.candidates import CandidateClassifier, Outline
 from jdm_seg.inference.chest import between_lungs
@@ -204,7 +204,7 @@ def _write_model(
     _check_rounding(rounding, options.compact)
     full = {
         "reference": "the trained network in torch, f32" + (", weights rounded to f16" if options.compact else ""),
-        "logit_tolerance": LOGIT_TOLERANCE,
+        "logit_tolerance": check.tolerance(spec.temperature),
         "windows": PARITY_WINDOWS,
         "scans": [{"case_id": s.case_id, "origin": s.origin, "voxels": s.image.numel()} for s in parity_scans],
         "any_window": free,
@@ -240,7 +240,7 @@ def _torch_predictor(module: SegmentationModule) -> Predictor:
 
 def _keep_what_the_graph_lost(model: ModelFolder, module: SegmentationModule, check: ParityCheck) -> None:
     """Write a second copy of the weights for torch where the graph's optimiser has folded some away."""
-    if check.window_difference(build_engine(model, "torch")) <= LOGIT_TOLERANCE:
+    if check.window_difference(build_engine(model, "torch")) <= check.tolerance(1.0):
         return
     state = module.network.state_dict()
     if model.spec.weights == "f16":

@@ -185,7 +185,8 @@ def _station(signal: FloatArray, spacing: Spacing, readout: Readout, rng: np.ran
         shift = round(readout.ghost_shift * signal.shape[readout.phase_axis])
         for way in (shift, -shift):
             noisy.imag += np.float32(readout.ghost) * np.roll(signal, way, readout.phase_axis)
-    return np.abs(truncated(noisy, readout))
+    magnitude: FloatArray = np.abs(truncated(noisy, readout))
+    return magnitude
 
 
 def _g_map(shape: tuple[int, ...], readout: Readout) -> FloatArray:
@@ -217,7 +218,8 @@ def _kept_noise(shape: tuple[int, ...], readout: Readout) -> float:
 
 def complex_noise(shape: tuple[int, ...], readout: Readout, rng: np.random.Generator) -> NDArray[np.complex64]:
     """Return noise as a read-out leaves it: standard deviation 1 in each of both parts, the grain of its k-space."""
-    noise: NDArray[np.complex64] = truncated(_white(shape, rng), readout) / np.float32(_kept_noise(shape, readout))
+    noise = truncated(_white(shape, rng), readout)
+    noise /= np.float32(_kept_noise(shape, readout))
     return noise
 
 
