@@ -57,6 +57,7 @@ _LIMB = ((180.0, 260.0), (150.0, 220.0), (120.0, 260.0))
 _TRUNK = ((300.0, 440.0), (240.0, 320.0), (180.0, 360.0))
 _SMOKE = ((130.0, 160.0), (130.0, 160.0), (100.0, 125.0))
 _CT_SPACING = ((0.98, 0.98, 1.0), (0.98, 0.98, 1.5), (0.8, 0.8, 2.0), (0.98, 0.98, 3.0), (1.1, 1.1, 5.0))
+_STIR_LIMB = ((260.0, 360.0), (130.0, 200.0), (220.0, 340.0))
 _STIR_SPACING = ((1.25, 5.0, 1.25), (1.4, 6.0, 1.4), (1.6, 4.5, 1.6), (1.2, 7.0, 1.2))
 _STIR_AXIAL = ((0.9, 0.9, 5.0), (1.2, 1.2, 6.0))
 _DENSE = Priors(count_mean=25.0, count_dispersion=4.0)
@@ -69,18 +70,16 @@ PRESETS: dict[tuple[str, str], Preset] = {
     ("ct", "whole"): Preset("whole", None, ((1.5, 1.5, 1.5),), priors=Priors(count_mean=15.0), lookalikes=4.0),
     ("ct", "benchmark"): Preset("limb", _LIMB, ((0.98, 0.98, 1.5), (0.98, 0.98, 3.0)), 0.2),
     ("stir", "smoke"): Preset("limb", _SMOKE, ((1.5, 5.0, 1.5), (1.5, 6.0, 1.5)), lookalikes=1.0),
-    ("stir", "limb"): Preset("limb", ((260.0, 360.0), (130.0, 200.0), (220.0, 340.0)), _STIR_SPACING + _STIR_AXIAL),
+    ("stir", "limb"): Preset("limb", _STIR_LIMB, _STIR_SPACING + _STIR_AXIAL),
     ("stir", "limb-dense"): Preset(
         "limb",
-        ((260.0, 360.0), (130.0, 200.0), (220.0, 340.0)),
+        _STIR_LIMB,
         _STIR_SPACING + _STIR_AXIAL,
         priors=_DENSE,
         least_body=0.3,
     ),
     # for deposits to be inserted on the fly, other ones every time
-    ("stir", "limb-clear"): Preset(
-        "limb", ((260.0, 360.0), (130.0, 200.0), (220.0, 340.0)), _STIR_SPACING + _STIR_AXIAL, 1.0, least_body=0.2
-    ),
+    ("stir", "limb-clear"): Preset("limb", _STIR_LIMB, _STIR_SPACING + _STIR_AXIAL, 1.0, least_body=0.2),
     ("stir", "trunk"): Preset("trunk", ((340.0, 440.0), (160.0, 220.0), (280.0, 420.0)), _STIR_SPACING),
     ("stir", "whole"): Preset("whole", None, _STIR_SPACING[:3], priors=Priors(count_mean=15.0), lookalikes=4.0),
     ("stir", "benchmark"): Preset("limb", ((260.0, 340.0), (130.0, 180.0), (220.0, 300.0)), _STIR_SPACING[:2], 0.2),
