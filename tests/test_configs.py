@@ -104,6 +104,12 @@ def test_every_optimizer_is_built(name):
             ["data.oedema=true", "network.out_channels=3", "data.backgrounds=x"],
             "data.oedema: expected no data.backgrounds",
         ),
+        (["data.anatomy=true", "network.out_channels=3"], "network.out_channels: expected at least 6"),
+        (
+            ["data.anatomy=true", "data.skeleton=true", "network.out_channels=6"],
+            r"data\.skeleton and data\.anatomy: expected one of them",
+        ),
+        (["init_classes=6"], "init_classes: expected init"),
         (["data.skeleton=true"], "network.out_channels: expected at least 3, for background, deposit and bone"),
         (["preprocess.modality=pet"], "preprocess.modality: expected ct or stir, found 'pet'"),
         (["preprocess.intensity.low=2000"], "preprocess.intensity: expected low below high"),

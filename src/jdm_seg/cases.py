@@ -4,7 +4,8 @@ A manifest is a MONAI datalist (``datalist.json``) or a CSV table with a header.
 the manifest's folder. Fields: ``image``, ``label`` (may be missing), ``case_id`` (default: the image's file name),
 ``subject_id`` (default: the case id), ``modality`` (``ct`` or ``stir``; default: the manifest's), ``ignore`` (a mask of
 what neither teaches nor counts), ``faint`` (a mask of deposits that nobody can see: they count and do not teach),
-``oedema`` (a mask of it, STIR), ``stratum`` (kind of case), and in CSV ``split``.
+``oedema`` (a mask of it, STIR), ``anatomy`` (tissue codes of a synthetic body), ``stratum`` (kind of case), and in CSV
+``split``.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ DATALIST = "datalist.json"
 _FAT_HU = -50
 
 
-_FILES = ("image", "label", "ignore", "faint", "oedema")
+_FILES = ("image", "label", "ignore", "faint", "oedema", "anatomy")
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Case:
         ignore: Path of a mask of what neither teaches nor counts, on the same grid, or None.
         faint: Path of a mask of labelled deposits that do not teach because nobody could see them, or None.
         oedema: Path of a mask of oedema, which a network may learn beside deposits, or None.
+        anatomy: Path of the tissue codes of a synthetic body, from which it may learn tissues, or None.
         stratum: Kind of case, by which figures are given apart; empty without one.
         study: Hash of the DICOM study that ``image`` (then a folder, zip or file) holds; empty for NIfTI.
     """
@@ -60,6 +62,7 @@ class Case:
     study: str = ""
     faint: Path | None = None
     oedema: Path | None = None
+    anatomy: Path | None = None
 
     @property
     def files(self) -> dict[str, Path]:

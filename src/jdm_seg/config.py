@@ -119,6 +119,9 @@ class DataConfig:
     deposits and is what they are mistaken for. The network needs three classes (``network.out_channels=3``)."""
     oedema: bool = False
     """STIR: label oedema as a second class, where the data set has a mask of it. It needs three classes too."""
+    anatomy: bool = False
+    """Synthetic bodies: label bone, fat with skin, fascia with tendons, and blood with other fluid as classes 2 to 5.
+    On STIR a deposit in muscle is as dark as all of these but the last. The network needs six classes."""
     workers: int = 0
     """Processes that make patches; 0: the training process itself."""
     repeat_one: bool = False
@@ -335,6 +338,8 @@ class TrainConfig:
     over, as weights mean nothing without them."""
     init_channels: list[int] | None = None
     """Begin with a wider copy of ``init`` that answers alike: widths of a space-to-depth U-Net by level."""
+    init_classes: int | None = None
+    """Begin with a copy of ``init`` that has more classes (``data.skeleton``, ``data.anatomy``), all rare at first."""
     init_spacing: tuple[float, float, float] | None = None
     """Begin with ``init`` on voxels of another size, mm: to go on learning on a finer grid costs little at first."""
     network: dict[str, Any] = field(default_factory=dict)
@@ -351,13 +356,18 @@ class TrainConfig:
         made = self.data.synthesize is not None and self.data.synthesize.root is not None
         some = self.data.root is not None or self.data.backgrounds is not None or made
         _check(self.seed >= 0, "seed", "0 or more", self.seed)
-        for name in ("init_channels", "init_spacing"):
+        for name in ("init_channels", "init_classes", "init_spacing"):
             alone = self.init is None and getattr(self, name) is not None
             _check(not alone, name, "init, which it changes", "none")
         channels = int(self.network.get("out_channels", 3))
-        for name, on, second in (("skeleton", self.data.skeleton, "bone"), ("oedema", self.data.oedema, "oedema")):
-            wanted = f"at least 3, for background, deposit and {second} (data.{name})"
-            _check(channels >= 3 or not on, "network.out_channels", wanted, channels)
+        beside = {"skeleton": (3, "bone"), "oedema": (3, "oedema"), "anatomy": (6, "four tissues")}
+        on = [name for name in beside if getattr(self.data, name)]
+        for name in on:
+            least, others = beside[name]
+            wanted = f"at least {least}, for background, deposit and {others} (data.{name})"
+            _check(channels >= least, "network.out_channels", wanted, channels)
+        one = "one of them: they give the same numbers to classes"
+        _check(len(on) <= 1, " and ".join(f"data.{name}" for name in on), one, "all on")
         known = not (self.data.oedema and self.data.backgrounds)
         _check(known, "data.oedema", "no data.backgrounds: nobody marked oedema in them", self.data.backgrounds)
         _check(some, "data", "data.root (labelled cases), data.backgrounds (unlabelled scans) or both", "neither")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +14,16 @@ from torch.utils.data import DataLoader, Dataset
 
 from jdm_seg.augment import BatchAugment
 from jdm_seg.cache import CaseCache, read_sample, sample_size
-from jdm_seg.cases import Case, as_modality, check_disjoint, find_scans, manifest_path, read_manifest, split_by_subject
+from jdm_seg.cases import (
+    Case,
+    Modality,
+    as_modality,
+    check_disjoint,
+    find_scans,
+    manifest_path,
+    read_manifest,
+    split_by_subject,
+)
 from jdm_seg.config import AugmentConfig, DataConfig, PreprocessConfig
 from jdm_seg.errors import CaseNotFoundError, InputError
 from jdm_seg.patches import EpochSampler, PatchDataset, PatchLoader, Source
@@ -105,7 +114,7 @@ class CaseDataModule(LightningDataModule):
                 labelled = _labelled(manifest_path(config.root), config, self.seed, "data.root")
                 _check_cases(labelled.all, modality)
             if config.backgrounds is not None:
-                found = find_scans(config.backgrounds, modality)
+                found = _backgrounds(config.backgrounds, modality)
                 scans = _part(found, config, self.seed)
             if config.synthesize is not None and config.synthesize.root is not None:
                 manifest = manifest_path(config.synthesize.root)
@@ -123,10 +132,11 @@ class CaseDataModule(LightningDataModule):
         """Return the caches of labelled cases and of scans."""
         settings = self.preprocess
         root = Path(self.config.cache)
-        extra = {name: True for name in ("skeleton", "oedema") if getattr(self.config, name)}
+        extra = {name: True for name in ("skeleton", "oedema", "anatomy") if getattr(self.config, name)}
+        known = {name: True for name in extra if name == "anatomy"}
         return (
             CaseCache(root, LoadCase(settings, **extra), ["labelled", settings, *extra]),
-            CaseCache(root, LoadCase(settings, host=True), ["scans", settings]),
+            CaseCache(root, LoadCase(settings, host=True, **known), ["scans", settings, *known]),
         )
 
     def setup(self, stage: str | None = None) -> None:
@@ -284,6 +294,15 @@ def _labelled(manifest: Path, config: DataConfig, seed: int, where: str) -> _Spl
     return _Split(training, validation)
 
 
+def _backgrounds(path: str, modality: Modality) -> list[Case]:
+    """Return the scans of a folder, or the cases of a data set without their labels."""
+    if not manifest_path(path).is_file():
+        return find_scans(path, modality)
+    cases = [replace(case, label=None, ignore=None, faint=None, oedema=None) for case in read_manifest(path).all]
+    _check_modality(cases, modality)
+    return cases
+
+
 def _part(cases: list[Case], config: DataConfig, seed: int) -> _Split:
     """Part cases by the names in ``data.validation``, or else by fold."""
     if not config.validation:
@@ -324,6 +343,11 @@ def _check_cases(cases: list[Case], modality: str) -> None:
                 found="none",
                 remedy="add its label, or move the case to testing",
             )
+    _check_modality(cases, modality)
+
+
+def _check_modality(cases: list[Case], modality: str) -> None:
+    for case in cases:
         if case.modality != modality:
             raise InputError(
                 case.case_id,

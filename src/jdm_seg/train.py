@@ -37,7 +37,7 @@ from jdm_seg.networks import as_levels
 from jdm_seg.plan import as_chosen, fingerprint, free_memory, is_open, on_gpu, plan
 from jdm_seg.provenance import describe_run, now, sha256_of
 from jdm_seg.volume import write_text
-from jdm_seg.widening import widen
+from jdm_seg.widening import add_classes, widen
 
 log = logging.getLogger(__name__)
 
@@ -168,7 +168,7 @@ def _outcome(trainer: Trainer, module: SegmentationModule, status: str) -> dict[
 
 
 def begin_with(config: TrainConfig) -> tuple[TrainConfig, dict[str, Tensor]]:
-    """Return the config with network and preprocessing of ``config.init``, and its weights; wider or finer if so asked.
+    """Return the config with network and preprocessing of ``config.init``, and its weights; changed if so asked.
 
     Raises:
         InputError: If it is neither a model nor a run folder, or of another modality.
@@ -192,6 +192,8 @@ def begin_with(config: TrainConfig) -> tuple[TrainConfig, dict[str, Tensor]]:
         )
     if config.init_channels is not None:
         network, weights = widen(network, weights, config.init_channels, config.seed)
+    if config.init_classes is not None:
+        network, weights = add_classes(network, weights, config.init_classes)
     if config.init_spacing is not None:
         preprocess = replace(preprocess, spacing=config.init_spacing)
     return replace(config, network=network, preprocess=preprocess), weights

@@ -14,14 +14,25 @@ from scipy import ndimage
 
 from jdm_seg.cases import Case, as_modality
 from jdm_seg.config import PreprocessConfig
+from jdm_seg.errors import CaseNotFoundError
+from jdm_seg.model_grid import Placement
 from jdm_seg.model_grid import air_value as air_value
 from jdm_seg.model_grid import intensity_range as intensity_range
 from jdm_seg.model_grid import normalize as normalize
 from jdm_seg.model_grid import preprocess as preprocess
 from jdm_seg.model_grid import preprocess_label as preprocess_label
-from jdm_seg.synthesis.anatomy.tissue import Tissue
-from jdm_seg.synthesis.insert import HOST_KEYS, IGNORE, OEDEMA, SKELETON, SPACING_KEY, estimate_tissue, host_arrays
-from jdm_seg.volume import Spacing, read_volume
+from jdm_seg.synthesis.anatomy.tissue import Tissue, is_one_of
+from jdm_seg.synthesis.insert import (
+    ANATOMY,
+    HOST_KEYS,
+    IGNORE,
+    OEDEMA,
+    SKELETON,
+    SPACING_KEY,
+    estimate_tissue,
+    host_arrays,
+)
+from jdm_seg.volume import Spacing, Volume, read_volume
 
 FloatArray = NDArray[np.float32]
 _LESION_POINTS = 64
@@ -42,13 +53,28 @@ class LoadCase(mt.Transform):  # type: ignore[misc]
     """
 
     def __init__(
-        self, config: PreprocessConfig, *, host: bool = False, skeleton: bool = False, oedema: bool = False
+        self,
+        config: PreprocessConfig,
+        *,
+        host: bool = False,
+        skeleton: bool = False,
+        oedema: bool = False,
+        anatomy: bool = False,
     ) -> None:
-        """Set the preprocessing, whether deposits will be inserted, and if bone (CT) or oedema (STIR) get a label."""
+        """Set the preprocessing, whether deposits will be inserted, and what else gets a label.
+
+        Args:
+            config: The preprocessing.
+            host: Whether deposits will be inserted.
+            skeleton: Bone as a class (CT).
+            oedema: Oedema as a class, where the case has a mask of it (STIR).
+            anatomy: Tissues as classes, by the codes that the case has.
+        """
         self.config = config
         self.host = host
         self.skeleton = skeleton and config.modality == "ct"
         self.oedema = oedema and config.modality == "stir"
+        self.anatomy = anatomy
 
     def __call__(self, case: Case) -> dict[str, Any]:
         """Read and preprocess one case; see the class for the keys."""
@@ -64,6 +90,8 @@ class LoadCase(mt.Transform):  # type: ignore[misc]
                 zone = read_volume(path)
                 scan.check_same_grid(zone, f"{path.parent.name} mask")
                 label[(preprocess_label(zone, placement) > 0) & ((label == 0) | (code == IGNORE))] = code
+        if self.anatomy:
+            _label_tissues(label, case, scan, placement)
         if self.skeleton:
             label[(label == 0) & _bone(image, label == 1, placement.spacing)] = SKELETON
         sample = {
@@ -77,6 +105,26 @@ class LoadCase(mt.Transform):  # type: ignore[misc]
             SPACING_KEY: placement.spacing,
         }
         return sample | (host_arrays(image, placement.spacing, as_modality(self.config.modality)) if self.host else {})
+
+
+def _label_tissues(label: NDArray[np.uint8], case: Case, scan: Volume, placement: Placement) -> None:
+    """Write the classes of tissues where there is no deposit.
+
+    Raises:
+        CaseNotFoundError: If nobody knows the tissues of this scan: all of it would be taught as background.
+    """
+    if case.anatomy is None:
+        raise CaseNotFoundError(
+            case.case_id,
+            expected="tissue codes (anatomy), for data.anatomy",
+            found="none in the manifest",
+            remedy="train on synthetic bodies alone, or leave data.anatomy off",
+        )
+    codes = read_volume(case.anatomy)
+    scan.check_same_grid(codes, "anatomy")
+    for number, tissues in ANATOMY.items():
+        mask = Volume(is_one_of(np.asarray(codes.array), tissues).view(np.uint8), codes.affine, codes.name)
+        label[(preprocess_label(mask, placement) > 0) & (label == 0)] = number
 
 
 def _bone(image: FloatArray, deposits: NDArray[np.bool_], spacing: Spacing) -> NDArray[np.bool_]:

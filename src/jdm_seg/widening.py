@@ -1,7 +1,8 @@
-"""A wider copy of a trained network that answers alike: more to learn with, and nothing to learn again."""
+"""A wider copy of a trained network, or one of more classes, that answers alike: nothing has to be learnt again."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -78,6 +79,46 @@ def widen(
                 value = _divided(value, read, generator)
             wider[name] = (value.transpose(0, 1) if layer.transposed else value).contiguous()
     return {**network, "channels": new}, wider
+
+
+def add_classes(
+    network: dict[str, Any], weights: dict[str, Tensor], classes: int
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Give a space-to-depth U-Net more classes, each of one voxel in a hundred at first.
+
+    A network of one class has its logit; of more it has the background's, the deposits' and those of further classes in
+    this order. So the logit of deposits against the rest changes by what the new classes take: 0.04 for four of them.
+
+    Args:
+        network: Its ``_target_`` and arguments.
+        weights: Its state; heads that only training uses may be missing.
+        classes: How many there are to be, with the background.
+
+    Returns:
+        The network's arguments and its state, with the new classes.
+
+    Raises:
+        InputError: If the network is of another kind, or has as many classes already.
+    """
+    old = int(network.get("out_channels", 1))
+    if not isinstance(build_network(network), SpaceToDepthUNet) or classes <= max(2, old):
+        raise InputError(
+            "init_classes",
+            expected=f"a space-to-depth U-Net, and more than {max(2, old)} classes",
+            found=f"{network['_target_']} and {classes}",
+            remedy="leave init_classes out, or choose another model for init",
+        )
+    grown = dict(weights)
+    for name in (name for name in weights if name.startswith(("head.", "coarse_heads."))):
+        value = weights[name]
+        known = value.reshape(-1, old, *value.shape[1:])  # a block's voxels are the slow axis
+        first = 1 if old == 1 else 0  # the background of a single logit is 0
+        every = known.new_zeros(len(known), classes, *value.shape[1:])
+        every[:, first : first + old] = known
+        if name.endswith("bias"):
+            every[:, first + old :] = -math.log(99)
+        grown[name] = every.flatten(0, 1)
+    return {**network, "out_channels": classes}, grown
 
 
 def _layers(depth: int) -> Iterator[_Layer]:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
 import pytest
 
-from jdm_seg.cases import Case
+from jdm_seg.cases import Case, read_manifest
 from jdm_seg.config import PreprocessConfig, compose
 from jdm_seg.data import CaseDataModule
-from jdm_seg.synthesis.insert import OEDEMA, SKELETON
+from jdm_seg.errors import CaseNotFoundError
+from jdm_seg.synthesis.anatomy.tissue import Tissue
+from jdm_seg.synthesis.dataset import synthesize_dataset
+from jdm_seg.synthesis.insert import IGNORE, OEDEMA, SKELETON, InsertCalcinosisd
 from jdm_seg.transforms import CropPatchd, LoadCase
 
 SHAPE = (200, 100, 100)
@@ -113,3 +117,71 @@ def test_oedema_is_a_class_beside_deposits(tmp_path):
     made = LoadCase(config.preprocess, oedema=True)(case)["label"][0]
     assert np.array_equal(made, np.where(deposit, 1, oedema * OEDEMA))
     assert np.array_equal(LoadCase(config.preprocess)(case)["label"][0], deposit)
+
+
+def thigh(tmp_path, **more):
+    """A synthetic thigh on STIR by its tissue codes: marrow in cortex in muscle in fat, an artery, and air."""
+    x, y = np.meshgrid(np.arange(60) - 30, np.arange(60) - 30, indexing="ij")
+    r = np.hypot(x, y)
+    codes = np.select([r < 5, r < 8, r < 20, r < 26], [Tissue.MARROW, Tissue.CORTEX, Tissue.MUSCLE, Tissue.FAT], 0)
+    codes[np.hypot(x - 14, y) < 3] = Tissue.BLOOD
+    codes[np.abs(y - 12) < 1] = np.where(codes == Tissue.MUSCLE, Tissue.FASCIA, codes)[np.abs(y - 12) < 1]
+    codes = np.repeat(codes[..., None], 40, axis=2).astype(np.uint8)
+    signal = np.select([codes == Tissue.MUSCLE, codes == Tissue.BLOOD], [200, 400], 10).astype(np.int16)
+    paths = {name: saved(tmp_path / f"{name}.nii.gz", a) for name, a in (("image", signal), ("anatomy", codes))}
+    config = compose(["preprocess=stir", "preprocess.spacing=[1.5,1.5,1.5]", "preprocess.follow_slices=false"])
+    return Case("c", "c", "stir", **paths, **more), codes, config.preprocess
+
+
+def test_tissues_are_classes_beside_deposits(tmp_path):
+    deposit = np.zeros((60, 60, 40), np.uint8)
+    deposit[12:16, 28:32, 18:22] = 1  # in muscle
+    deposit[34:38, 28:32, 18:22] = 1  # across bone
+    case, codes, config = thigh(tmp_path, label=saved(tmp_path / "l.nii.gz", deposit))
+    expected = np.zeros(codes.shape, np.uint8)
+    for number, tissues in ((2, ("MARROW", "CORTEX")), (3, ("FAT",)), (4, ("FASCIA",)), (5, ("BLOOD",))):
+        expected[np.isin(codes, [Tissue[name] for name in tissues])] = number
+    expected[deposit == 1] = 1
+    made = LoadCase(config, anatomy=True)(case)["label"][0]
+    assert np.array_equal(made, expected)
+    assert set(np.unique(made)) == {0, 1, 2, 3, 4, 5}
+    assert np.array_equal(LoadCase(config)(case)["label"][0], deposit)
+
+
+def test_tissues_stay_beside_deposits_that_are_inserted(tmp_path):
+    case, _, config = thigh(tmp_path)
+    sample = LoadCase(config, host=True, anatomy=True)(case)
+    insert = InsertCalcinosisd(config.spacing, probability=1.0, modality="stir")
+    drawn = 0
+    for seed in range(6):
+        made = insert.set_random_state(seed)(sample)["label"].numpy()
+        written = (made == 1) | (made == IGNORE)
+        assert np.array_equal(made[~written], sample["label"][~written])
+        drawn += bool((made == 1).any())
+    assert drawn > 2
+    assert set(np.unique(sample["label"])) == {0, 2, 3, 4, 5}  # the prepared case itself is not written to
+
+
+def test_a_scan_whose_tissues_nobody_knows_teaches_none(tmp_path):
+    case, _, config = thigh(tmp_path)
+    with pytest.raises(CaseNotFoundError, match=r"c: expected tissue codes \(anatomy\)"):
+        LoadCase(config, anatomy=True)(Case("c", "c", "stir", case.image))
+
+
+def test_a_data_set_can_be_backgrounds(tmp_path):
+    """Its labels are left out, and what it knows of tissues comes along; a bare folder of scans knows none."""
+    out = tmp_path / "clear"
+    synthesize_dataset(out, modality="stir", cases=2, seed=3, preset="smoke")
+    assert all(case.anatomy is not None for case in read_manifest(out).all)
+    config = compose(
+        ["preprocess=stir", "data=backgrounds", f"data.backgrounds={out}", "data.folds=2", f"data.cache={tmp_path}/c"]
+    )
+    settings = replace(config.data, anatomy=True, patch_size=(32, 16, 32))
+    data = CaseDataModule(settings, config.preprocess, config.augment, seed=0)
+    training, validation = data.split()
+    assert {case.label for case in (*training, *validation)} == {None}
+    data.setup()
+    assert any((data.train_dataloader().dataset[0, number]["label"] > 1).any() for number in range(4))
+    loose = CaseDataModule(replace(settings, backgrounds=str(out / "images")), config.preprocess, config.augment, 0)
+    with pytest.raises(CaseNotFoundError, match="none in the manifest"):
+        loose.setup()

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from jdm_seg.errors import InputError
-from jdm_seg.networks import as_levels, build_network
-from jdm_seg.widening import widen
+from jdm_seg.networks import as_levels, build_network, foreground_logit
+from jdm_seg.widening import add_classes, widen
 
 SPEC = {
     "_target_": "jdm_seg.networks.SpaceToDepthUNet",
@@ -87,3 +87,30 @@ def test_other_networks_are_refused():
 def test_group_norms_are_refused(narrow):
     with pytest.raises(InputError, match=r"without group norms, found .* with them"):
         widen({**SPEC, "norm": "group"}, narrow.state_dict(), [8, 12, 16])
+
+
+@pytest.mark.parametrize("known", [1, 3])
+@pytest.mark.parametrize("block", [(2, 2, 2), (2, 1, 2)])
+def test_new_classes_are_rare_and_the_old_ones_as_before(known, block):
+    torch.manual_seed(2)
+    spec = {**SPEC, "out_channels": known, "block": list(block)}
+    old = build_network(spec)
+    with torch.no_grad():
+        for weight in old.parameters():
+            weight += 0.1 * torch.randn_like(weight)
+    grown, weights = add_classes(spec, old.state_dict(), 6)
+    new = build_network(grown)
+    new.load_state_dict(weights)
+    image = 2 * torch.rand(1, 1, 16, 16, 16) - 1
+    for before, after in zip(as_levels(old(image)), as_levels(new(image)), strict=True):
+        logits = before if known > 1 else torch.cat([torch.zeros_like(before), before], 1)
+        torch.testing.assert_close(after[:, : logits.shape[1]], logits, atol=1e-5, rtol=1e-5)
+        change = foreground_logit(before) - foreground_logit(after)
+        assert float(change.detach().min()) + 1e-5 >= 0
+        assert float(change.detach().max()) < 0.06
+    assert grown["out_channels"] == 6
+
+
+def test_a_model_of_as_many_classes_is_refused(narrow):
+    with pytest.raises(InputError, match="more than 3 classes"):
+        add_classes(SPEC, narrow.state_dict(), 3)

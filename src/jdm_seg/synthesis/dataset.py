@@ -59,7 +59,7 @@ class CasePlan:
     def case_in(self, out: Path) -> Case:
         """Return the case as it lies, or will lie, in a data set's folder."""
         image, label = (out / name / f"{self.case_id}.nii.gz" for name in ("images", "labels"))
-        others = {name: out / name / image.name for name in ("ignore", "faint", "oedema")}
+        others = {name: out / name / image.name for name in ("ignore", "faint", "oedema", "anatomy")}
         made: dict[str, Any] = {name: path for name, path in others.items() if path.is_file()}
         return Case(self.case_id, self.subject_id, self.modality, image, label, stratum=self.stratum, **made)
 

@@ -19,7 +19,7 @@ from jdm_seg.body_mask import bounding_box
 from jdm_seg.cases import Modality
 from jdm_seg.neighbourhood import foreground_indices
 from jdm_seg.synthesis.anatomy.host import Host, build_host, chest_wall
-from jdm_seg.synthesis.anatomy.tissue import Tissue, is_one_of
+from jdm_seg.synthesis.anatomy.tissue import BONE, Tissue, is_one_of
 from jdm_seg.synthesis.blend import (
     background_hu,
     estimate_blur,
@@ -37,6 +37,7 @@ from jdm_seg.synthesis.visibility import seen_on_ct, seen_on_stir
 from jdm_seg.volume import Spacing, slice_axis
 
 __all__ = [
+    "ANATOMY",
     "HOST_KEYS",
     "IGNORE",
     "OEDEMA",
@@ -57,6 +58,13 @@ SKELETON = 2
 """Label of bone where a network learns it beside deposits (``data.skeleton``)."""
 OEDEMA = 2
 """The same on STIR (``data.oedema``)."""
+ANATOMY = {
+    2: (*BONE, Tissue.CARTILAGE),
+    3: (Tissue.SKIN, Tissue.FAT, Tissue.VISCERAL_FAT),
+    4: (Tissue.FASCIA, Tissue.TENDON),
+    5: (Tissue.BLOOD, Tissue.FLUID),
+}
+"""Labels of tissues where a network learns them beside deposits (``data.anatomy``)."""
 IGNORE = 255
 """Label of voxels that neither teach nor count: dense in the original scan, and nobody knows what they are."""
 HOST_KEYS = ("tissue", "depth_mm", "muscle_mm", "bone_mm", "background")
@@ -125,7 +133,8 @@ class InsertCalcinosisd(MapTransform, Randomizable):  # type: ignore[misc]
 
     Reads ``image`` (HU or STIR magnitudes, (1, X, Y, Z)) and what :func:`host_arrays` made of the whole scan, cut to
     the same patch; where that is missing it is measured on the patch. Writes ``image`` and ``label`` (0, 1,
-    255 = ignore, 2 = bone if asked for). A share of patches receives no deposit, so that the network meets negatives.
+    255 = ignore, 2 = bone if asked for; other classes of a label that the sample has stay beside the deposits). A share
+    of patches receives no deposit, so that the network meets negatives.
     """
 
     def __init__(
@@ -177,7 +186,8 @@ class InsertCalcinosisd(MapTransform, Randomizable):  # type: ignore[misc]
         arrays = {key: np.asarray(sample[key])[0] for key in HOST_KEYS}
         host = Host(arrays["tissue"], spacing, *(arrays[key] for key in HOST_KEYS[1:4]))
         # what is dense among ribs is cartilage that turns into bone, or contrast medium; calcinosis lies farther out
-        label = ((host.tissue == Tissue.DENSE) & ~chest_wall(host)).view(np.uint8) * np.uint8(IGNORE)
+        label = np.array(sample["label"])[0] if "label" in sample else np.zeros(image.shape, np.uint8)
+        label[(host.tissue == Tissue.DENSE) & ~chest_wall(host)] = IGNORE
         if self.skeleton:
             label[host.tissue == Tissue.CORTEX] = SKELETON
         first, second = np.asarray(sample.get(SCAN_KEY, (0.0, 0.0))).tolist()
